@@ -1,0 +1,107 @@
+//! The verdict that a socket remembers, so that the next packet of its flow costs a comparison.
+
+#[cfg(target_arch = "bpf")]
+use core::arch::asm;
+use core::ptr;
+
+use aya_ebpf::helpers::generated::{bpf_jiffies64, bpf_ktime_get_boot_ns};
+use clawguard_common::{Endpoint, Flow, Groups, NO_RULE, Rule, group};
+
+/// Whether the flow's last verdict allows this endpoint now.
+#[inline(always)]
+pub(crate) fn allows(flow: &mut Flow, remote: &Endpoint, generation: u64) -> bool {
+    let flow = ptr::from_mut(flow);
+    // SAFETY: the stamp's memory lives as long as the program runs. Another CPU may write it meanwhile: reads are
+    // volatile, and the sequence tells whether they belong together.
+    unsafe {
+        let sequence = ptr::read_volatile(&raw const (*flow).sequence);
+        let same = sequence & 1 == 0
+            && ptr::read_volatile(&raw const (*flow).generation) == generation
+            && same(&ptr::read_volatile(&raw const (*flow).remote), remote);
+        if !same {
+            return false;
+        }
+        let jiffies = bpf_jiffies64();
+        if ptr::read_volatile(&raw const (*flow).checked) != jiffies {
+            let deadline = ptr::read_volatile(&raw const (*flow).deadline_ns);
+            if bpf_ktime_get_boot_ns() >= deadline {
+                return false;
+            }
+            ptr::write_volatile(&raw mut (*flow).checked, jiffies);
+        }
+        ptr::read_volatile(&raw const (*flow).sequence) == sequence
+    }
+}
+
+#[inline(always)]
+fn same(a: &Endpoint, b: &Endpoint) -> bool {
+    let words = |e: &Endpoint| u32::from(e.port) | (u32::from(e.protocol) << 16) | (u32::from(e.loopback) << 24);
+    words(a) == words(b)
+        && a.addr.0[3] == b.addr.0[3]
+        && a.addr.0[2] == b.addr.0[2]
+        && a.addr.0[1] == b.addr.0[1]
+        && a.addr.0[0] == b.addr.0[0]
+}
+
+/// Remembers an allowing verdict. If another CPU is writing, it is not remembered: the next packet asks again.
+#[inline(always)]
+pub(crate) fn remember(
+    flow: &mut Flow,
+    remote: &Endpoint,
+    local_port: u16,
+    generation: u64,
+    deadline_ns: u64,
+    rule: Option<&Rule>,
+) {
+    let flow = ptr::from_mut(flow);
+    // SAFETY: as in `allows`; whoever made the sequence odd is the only writer until it is even again.
+    unsafe {
+        let sequence = ptr::read_volatile(&raw const (*flow).sequence);
+        if sequence & 1 != 0 || !begin(flow, sequence) {
+            return;
+        }
+        ptr::write_volatile(&raw mut (*flow).generation, generation);
+        ptr::write_volatile(&raw mut (*flow).deadline_ns, deadline_ns);
+        ptr::write_volatile(&raw mut (*flow).checked, 0);
+        ptr::write_volatile(&raw mut (*flow).remote, *remote);
+        let (rule, groups) = match rule {
+            Some(rule) => (rule.number, rule.groups),
+            None => (NO_RULE, Groups::one(group::ALL)),
+        };
+        ptr::write_volatile(&raw mut (*flow).rule, rule);
+        ptr::write_volatile(&raw mut (*flow).groups, groups);
+        ptr::write_volatile(&raw mut (*flow).local_port, u64::from(local_port));
+        ptr::write_volatile(&raw mut (*flow).sequence, sequence.wrapping_add(2));
+    }
+}
+
+/// Forgets the last verdict: whatever comes next is judged.
+#[inline(always)]
+pub(crate) fn forget(flow: &mut Flow) {
+    // SAFETY: one word; generation 0 is never in force.
+    unsafe { ptr::write_volatile(&raw mut flow.generation, 0) };
+}
+
+/// Takes the writer's turn.
+#[cfg(target_arch = "bpf")]
+#[inline(always)]
+unsafe fn begin(flow: *mut Flow, sequence: u64) -> bool {
+    let mut seen = sequence;
+    // SAFETY: an atomic compare-and-exchange of the record's first word, an instruction of BPF's ISA v3.
+    unsafe {
+        asm!(
+            "r0 = cmpxchg_64({flow} + 0, r0, {odd})",
+            flow = in(reg) flow,
+            odd = in(reg) sequence.wrapping_add(1),
+            inout("r0") seen,
+        );
+    }
+    seen == sequence
+}
+
+/// Not run: on the host this crate is only checked, never executed.
+#[cfg(not(target_arch = "bpf"))]
+#[inline(always)]
+unsafe fn begin(_flow: *mut Flow, _sequence: u64) -> bool {
+    false
+}

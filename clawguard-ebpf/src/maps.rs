@@ -1,0 +1,136 @@
+//! The maps. Their names are the pins' names.
+
+use core::{ffi::c_void, ptr};
+
+use aya_ebpf::{
+    bindings::{BPF_F_CLONE, BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_SK_STORAGE_GET_F_CREATE, bpf_map_type},
+    btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie, PerCpuArray, RingBuf},
+    helpers::generated::bpf_sk_storage_get,
+    macros::btf_map,
+};
+use clawguard_common::{
+    Agent, Cgroup, DecisionCount, DecisionKey, EVENT_RING_BYTES, Event, ExactKey, Host, Job, MAX_AGENTS, MAX_CGROUPS,
+    MAX_DECISIONS, MAX_JOBS, MAX_POLICIES, PolicyHead, REASONS, RangeData, Rule, Stamp, lost,
+};
+
+const MAPPED: usize = BPF_F_MMAPABLE as usize;
+
+/// The host's switch and generation; one record.
+#[btf_map]
+pub(crate) static HOST: Array<Host, 1, MAPPED> = Array::new();
+
+/// The agents' switches.
+#[btf_map]
+pub(crate) static AGENTS: Array<Agent, { MAX_AGENTS as usize }, MAPPED> = Array::new();
+
+/// The jobs.
+#[btf_map]
+pub(crate) static JOBS: Array<Job, { MAX_JOBS as usize }, MAPPED> = Array::new();
+
+/// The contracts in force.
+#[btf_map]
+pub(crate) static POLICIES: Array<PolicyHead, { MAX_POLICIES as usize }, MAPPED> = Array::new();
+
+/// Managed cgroups by id.
+#[btf_map]
+pub(crate) static CGROUPS: HashMap<u64, Cgroup, { MAX_CGROUPS as usize }> = HashMap::new();
+
+pub(crate) type Exact = HashMap<ExactKey, Rule, 1>;
+pub(crate) type Ranges = LpmTrie<RangeData, Rule, 1>;
+pub(crate) type Decisions = HashMap<DecisionKey, DecisionCount, { MAX_DECISIONS as usize }>;
+
+/// Exact addresses, by contract slot.
+#[btf_map]
+pub(crate) static EXACT: ArrayOfMaps<Exact, { MAX_POLICIES as usize }> = ArrayOfMaps::new();
+
+/// Ranges and `listen` rules, by contract slot.
+#[btf_map]
+pub(crate) static RANGES: ArrayOfMaps<Ranges, { MAX_POLICIES as usize }> = ArrayOfMaps::new();
+
+/// The interval's decisions: one map, which userspace swaps for an empty one to read it.
+#[btf_map]
+pub(crate) static DECISIONS: ArrayOfMaps<Decisions, 1> = ArrayOfMaps::new();
+
+/// Counts by agent, reason and whether it passed all the same; exact, whatever else overflows.
+#[btf_map]
+pub(crate) static TOTALS: PerCpuArray<u64, { MAX_AGENTS as usize * REASONS * 2 }> = PerCpuArray::new();
+
+/// Counts of records that did not fit.
+#[btf_map]
+pub(crate) static LOST: PerCpuArray<u64, { lost::COUNT as usize }> = PerCpuArray::new();
+
+/// First denials of their kind.
+#[btf_map]
+pub(crate) static EVENTS: RingBuf<Event, { EVENT_RING_BYTES as usize }> = RingBuf::new();
+
+/// The sockets' stamps.
+#[btf_map]
+pub(crate) static STAMPS: Stamps = Stamps::new();
+
+/// Socket storage whose values are cloned to accepted sockets. `aya_ebpf`'s own type cannot set `BPF_F_CLONE`.
+#[repr(C)]
+pub(crate) struct Stamps {
+    r#type: *const [i32; bpf_map_type::BPF_MAP_TYPE_SK_STORAGE as usize],
+    key: *const i32,
+    value: *const Stamp,
+    max_entries: *const [i32; 0],
+    map_flags: *const [i32; (BPF_F_NO_PREALLOC | BPF_F_CLONE) as usize],
+}
+
+// SAFETY: the fields are placeholders that describe the map to the loader; no program reads them.
+unsafe impl Sync for Stamps {}
+
+impl Stamps {
+    const fn new() -> Self {
+        Self {
+            r#type: ptr::null(),
+            key: ptr::null(),
+            value: ptr::null(),
+            max_entries: ptr::null(),
+            map_flags: ptr::null(),
+        }
+    }
+
+    const fn as_ptr(&self) -> *mut c_void {
+        ptr::from_ref(self).cast_mut().cast()
+    }
+
+    /// The stamp of a socket.
+    ///
+    /// # Safety
+    ///
+    /// `socket` is a socket pointer that the verifier knows not to be null.
+    #[inline(always)]
+    pub(crate) unsafe fn get(&self, socket: *mut c_void) -> Option<&'static mut Stamp> {
+        // SAFETY: the caller's promise; the helper answers null or a value that lives as long as the program runs.
+        unsafe { bpf_sk_storage_get(self.as_ptr(), socket, ptr::null_mut(), 0).cast::<Stamp>().as_mut() }
+    }
+
+    /// Stamps a socket; answers whether it bears the stamp now.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Stamps::get`].
+    #[inline(always)]
+    pub(crate) unsafe fn put(&self, socket: *mut c_void, stamp: &mut Stamp) -> bool {
+        // SAFETY: the caller's promise; `stamp` is as long as the map's value.
+        let found = unsafe {
+            bpf_sk_storage_get(
+                self.as_ptr(),
+                socket,
+                ptr::from_mut(stamp).cast(),
+                u64::from(BPF_SK_STORAGE_GET_F_CREATE),
+            )
+        };
+        !found.is_null()
+    }
+}
+
+/// Adds to a counter that no other CPU writes.
+#[inline(always)]
+pub(crate) fn count_lost(source: u32) {
+    if let Some(counter) = LOST.get_ptr_mut(source) {
+        // SAFETY: a per-CPU slot, which lives as long as the map.
+        unsafe { *counter = (*counter).wrapping_add(1) };
+    }
+}

@@ -1,0 +1,152 @@
+//! What is counted and what is told of a verdict.
+
+#[cfg(target_arch = "bpf")]
+use core::arch::asm;
+use core::ptr;
+
+use aya_ebpf::{
+    bindings::BPF_NOEXIST,
+    helpers::generated::{
+        bpf_get_current_cgroup_id, bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_current_uid_gid,
+    },
+};
+use clawguard_common::{DecisionCount, DecisionKey, Endpoint, Event, Hook, REASONS, lost};
+
+use crate::{
+    maps::{DECISIONS, Decisions, EVENTS, TOTALS, count_lost},
+    verdict::Verdict,
+};
+
+const EEXIST: i32 = -17;
+
+/// Counts a verdict and answers whether it passes.
+#[inline(always)]
+pub(crate) fn settle(verdict: &Verdict, hook: Hook, remote: &Endpoint) -> bool {
+    let passes = verdict.passes();
+    if !verdict.canary {
+        tell(verdict, hook, remote);
+    }
+    passes
+}
+
+/// Adds to the counters and to the interval's decisions. The first of its kind to deny is also an event.
+#[inline(never)]
+fn tell(verdict: &Verdict, hook: Hook, remote: &Endpoint) {
+    let mut key = DecisionKey {
+        job_key: verdict.job_key,
+        serial: verdict.serial,
+        remote: *remote,
+        reason: verdict.reason as u8,
+        hook: hook as u8,
+        observed: u8::from(!verdict.allows() && verdict.passes()),
+        pad: 0,
+    };
+    let slot = (verdict.agent as usize * REASONS + key.reason as usize) * 2 + key.observed as usize;
+    if let Some(total) = TOTALS.get_ptr_mut(slot as u32) {
+        // SAFETY: a per-CPU slot, which lives as long as the map.
+        unsafe { *total = (*total).wrapping_add(1) };
+    }
+    let Some(decisions) = DECISIONS.get(0) else {
+        count_lost(lost::DECISION);
+        return;
+    };
+    if again(decisions, &key, verdict.now_ns) {
+        return;
+    }
+    let mut first = DecisionCount {
+        count: 1,
+        first_ns: verdict.now_ns,
+        last_ns: verdict.now_ns,
+        rule: verdict.rule,
+        ..DecisionCount::default()
+    };
+    if key.hook < Hook::Egress as u8 {
+        who(&mut first);
+    }
+    match insert(decisions, &key, &first) {
+        Inserted::New => {
+            if !verdict.allows() {
+                announce(&key, &first);
+            }
+        }
+        Inserted::Known => {}
+        Inserted::Full => {
+            count_lost(lost::DESTINATION);
+            key.remote = Endpoint::default();
+            if matches!(insert(decisions, &key, &first), Inserted::Full) {
+                count_lost(lost::DECISION);
+            }
+        }
+    }
+}
+
+enum Inserted {
+    New,
+    Known,
+    Full,
+}
+
+/// Inserts, or counts one more where another CPU was faster or the interval knows the kind.
+#[inline(always)]
+fn insert(decisions: &Decisions, key: &DecisionKey, first: &DecisionCount) -> Inserted {
+    match decisions.insert(key, first, u64::from(BPF_NOEXIST)) {
+        Ok(()) => Inserted::New,
+        Err(EEXIST) if again(decisions, key, first.last_ns) => Inserted::Known,
+        Err(_) => Inserted::Full,
+    }
+}
+
+/// Counts one more of a kind that the interval has seen.
+#[inline(always)]
+fn again(decisions: &Decisions, key: &DecisionKey, now_ns: u64) -> bool {
+    let Some(found) = decisions.get_ptr_mut(key) else {
+        return false;
+    };
+    // SAFETY: entries are never removed from an interval's table while programs use it. The time is one word; of two
+    // CPUs at the same nanosecond either is right.
+    unsafe {
+        add_one(&raw mut (*found).count);
+        ptr::write_volatile(&raw mut (*found).last_ns, now_ns);
+    }
+    true
+}
+
+#[inline(always)]
+fn who(first: &mut DecisionCount) {
+    // SAFETY: the helpers read the current task, which the hooks that come here have.
+    unsafe {
+        first.pid = (bpf_get_current_pid_tgid() >> 32) as u32;
+        first.uid = bpf_get_current_uid_gid() as u32;
+        first.cgroup = bpf_get_current_cgroup_id();
+        // Should it fail, the name stays empty.
+        let _ = bpf_get_current_comm(first.comm.as_mut_ptr().cast(), first.comm.len() as u32);
+    }
+}
+
+#[inline(always)]
+fn announce(key: &DecisionKey, first: &DecisionCount) {
+    let Some(mut entry) = EVENTS.reserve(0) else {
+        count_lost(lost::EVENT);
+        return;
+    };
+    let event: *mut Event = entry.as_mut_ptr();
+    // SAFETY: the reserved room is as long as an event. Part by part, to spare the stack a copy.
+    unsafe {
+        ptr::write(&raw mut (*event).key, *key);
+        ptr::write(&raw mut (*event).first, *first);
+    }
+    entry.submit(0);
+}
+
+/// Atomically adds one.
+#[cfg(target_arch = "bpf")]
+#[inline(always)]
+unsafe fn add_one(word: *mut u64) {
+    // SAFETY: an atomic addition to a word that the caller vouches for.
+    unsafe { asm!("lock *(u64 *)({word} + 0) += {one}", word = in(reg) word, one = in(reg) 1_u64) };
+}
+
+/// Not run: on the host this crate is only checked, never executed.
+#[cfg(not(target_arch = "bpf"))]
+#[inline(always)]
+unsafe fn add_one(_word: *mut u64) {}

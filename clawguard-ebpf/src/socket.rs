@@ -1,0 +1,124 @@
+//! `cgroup/sock_create`: which sockets a managed task may make, and the stamp that each of them carries from then on.
+
+use core::{ffi::c_void, ptr};
+
+use aya_ebpf::{
+    helpers::generated::{bpf_get_netns_cookie, bpf_set_retval},
+    macros::cgroup_sock,
+    programs::SockContext,
+};
+use clawguard_common::{Addr, Endpoint, Flow, Hook, Reason, Stamp, protocol};
+
+use crate::{
+    answer::{ALLOW, DENY},
+    caller,
+    maps::{JOBS, STAMPS},
+    record::settle,
+    verdict::{Owner, refuse},
+};
+
+const SOCK_STREAM: u32 = 1;
+const SOCK_DGRAM: u32 = 2;
+const SOCK_RAW: u32 = 3;
+const EPROTONOSUPPORT: i32 = 93;
+
+#[cgroup_sock(sock_create)]
+pub(crate) fn sock_create(ctx: SockContext) -> i32 {
+    let Some(job) = caller::job() else {
+        return ALLOW;
+    };
+    // SAFETY: the context of this hook is the new socket.
+    let (kind, number) = unsafe { ((*ctx.sock).type_, (*ctx.sock).protocol) };
+    let key = JOBS.get(job).map(|job| job.key);
+    let owner = Owner { job, key };
+    let fits = (kind == SOCK_STREAM && number == u32::from(protocol::TCP))
+        || (kind == SOCK_DGRAM && number == u32::from(protocol::UDP));
+    if !fits {
+        let ping = number == u32::from(protocol::ICMP) || number == u32::from(protocol::ICMPV6);
+        let reason = if kind == SOCK_RAW || ping { Reason::RawSocket } else { Reason::Protocol };
+        let asked = Endpoint { addr: Addr::default(), port: number as u16, protocol: kind as u8, loopback: 0 };
+        if !settle(&refuse(owner, reason), Hook::SockCreate, &asked) {
+            // A program that asks for MPTCP is told that there is none, and takes TCP.
+            if number == protocol::MPTCP {
+                // SAFETY: the helper sets what socket(2) answers.
+                unsafe { bpf_set_retval(-EPROTONOSUPPORT) };
+            }
+            return DENY;
+        }
+    }
+    let mut stamp = Stamp {
+        key: key.unwrap_or(0),
+        // SAFETY: the context is the socket whose namespace is asked for.
+        netns: unsafe { bpf_get_netns_cookie(ctx.sock.cast()) },
+        job,
+        flags: 0,
+        flow: Flow::default(),
+    };
+    // SAFETY: the context of this hook is a socket, never null.
+    if unsafe { STAMPS.put(ctx.sock.cast(), &mut stamp) } {
+        return ALLOW;
+    }
+    let asked = Endpoint::default();
+    if settle(&refuse(owner, Reason::Internal), Hook::SockCreate, &asked) { ALLOW } else { DENY }
+}
+
+/// A flow's ends: the agent's and the other one, as on the wire.
+pub(crate) struct Ends {
+    pub(crate) local: Addr,
+    pub(crate) remote: Addr,
+    pub(crate) local_port: u16,
+    pub(crate) remote_port: u16,
+    pub(crate) protocol: u8,
+}
+
+/// Whether the socket at the other end of a loopback flow bears the stamp of this job.
+///
+/// The look-up finds a connected socket if there is one and a listener otherwise, as the kernel will when the packet
+/// arrives.
+///
+/// # Safety
+///
+/// `ctx` is the program's context, of a kind that has the socket look-up helpers.
+#[inline(never)]
+pub(crate) unsafe fn own_peer(ctx: *mut c_void, key: u64, ends: &Ends) -> bool {
+    use aya_ebpf::{
+        bindings::bpf_sock_tuple,
+        helpers::generated::{bpf_sk_lookup_tcp, bpf_sk_lookup_udp, bpf_sk_release},
+    };
+    const HERE: u64 = u64::MAX; // BPF_F_CURRENT_NETNS
+    // SAFETY: all zero is a valid tuple.
+    let mut tuple: bpf_sock_tuple = unsafe { core::mem::zeroed() };
+    let v4 = ends.remote.is_v4();
+    let size = if v4 {
+        tuple.__bindgen_anon_1.ipv4 = aya_ebpf::bindings::bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1 {
+            saddr: ends.local.0[3],
+            daddr: ends.remote.0[3],
+            sport: ends.local_port.to_be(),
+            dport: ends.remote_port.to_be(),
+        };
+        12
+    } else {
+        tuple.__bindgen_anon_1.ipv6 = aya_ebpf::bindings::bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2 {
+            saddr: ends.local.0,
+            daddr: ends.remote.0,
+            sport: ends.local_port.to_be(),
+            dport: ends.remote_port.to_be(),
+        };
+        36
+    };
+    let tuple = ptr::from_mut(&mut tuple);
+    // SAFETY: the caller's promise about the context; the tuple is as long as `size` says; what is found is released.
+    unsafe {
+        let socket = if ends.protocol == protocol::TCP {
+            bpf_sk_lookup_tcp(ctx, tuple, size, HERE, 0)
+        } else {
+            bpf_sk_lookup_udp(ctx, tuple, size, HERE, 0)
+        };
+        if socket.is_null() {
+            return false;
+        }
+        let own = STAMPS.get(socket.cast()).is_some_and(|stamp| stamp.key == key);
+        bpf_sk_release(socket.cast());
+        own
+    }
+}

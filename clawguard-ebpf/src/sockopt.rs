@@ -1,0 +1,84 @@
+//! `cgroup/setsockopt`: the options by which a socket would make the kernel send what no packet hook can judge.
+//!
+//! Joining a multicast group sends IGMP or MLD reports that carry an address of the agent's choice, and IGMP has no
+//! socket, so no packet hook sees it. IP options and routing headers name further destinations inside the packet.
+
+use aya_ebpf::{macros::cgroup_sockopt, programs::SockoptContext};
+use clawguard_common::{Addr, Endpoint, Hook, Reason};
+
+use crate::{
+    answer::{ALLOW, DENY},
+    caller,
+    maps::{JOBS, STAMPS},
+    record::settle,
+    verdict::{Owner, refuse},
+};
+
+const IPPROTO_IP: i32 = 0;
+const IPPROTO_IPV6: i32 = 41;
+
+/// Socket options at level `IPPROTO_IP` (include/uapi/linux/in.h).
+const fn refused_v4(option: i32) -> bool {
+    matches!(
+        option,
+        4      // IP_OPTIONS
+        | 19   // IP_TRANSPARENT
+        | 35   // IP_ADD_MEMBERSHIP
+        | 39   // IP_ADD_SOURCE_MEMBERSHIP
+        | 41   // IP_MSFILTER
+        | 42   // MCAST_JOIN_GROUP
+        | 46   // MCAST_JOIN_SOURCE_GROUP
+        | 48 // MCAST_MSFILTER
+    )
+}
+
+/// Socket options at level `IPPROTO_IPV6` (include/uapi/linux/in6.h).
+const fn refused_v6(option: i32) -> bool {
+    matches!(
+        option,
+        6      // IPV6_2292PKTOPTIONS
+        | 20   // IPV6_JOIN_GROUP
+        | 27   // IPV6_JOIN_ANYCAST
+        | 42   // MCAST_JOIN_GROUP
+        | 46   // MCAST_JOIN_SOURCE_GROUP
+        | 48   // MCAST_MSFILTER
+        | 54   // IPV6_HOPOPTS
+        | 55   // IPV6_RTHDRDSTOPTS
+        | 57   // IPV6_RTHDR
+        | 59   // IPV6_DSTOPTS
+        | 75 // IPV6_TRANSPARENT
+    )
+}
+
+#[cgroup_sockopt(setsockopt)]
+pub(crate) fn setsockopt(ctx: SockoptContext) -> i32 {
+    // SAFETY: the verifier knows the context.
+    let (level, option) = unsafe { ((*ctx.sockopt).level, (*ctx.sockopt).optname) };
+    let refused = (level == IPPROTO_IP && refused_v4(option)) || (level == IPPROTO_IPV6 && refused_v6(option));
+    if refused && let Some(owner) = owner(&ctx) {
+        let asked = Endpoint { addr: Addr::default(), port: option as u16, protocol: level as u8, loopback: 0 };
+        if !settle(&refuse(owner, Reason::SocketOption), Hook::Setsockopt, &asked) {
+            return DENY;
+        }
+    }
+    // The kernel goes on with the caller's own bytes: nothing here judged them, and an option longer than a page
+    // would otherwise fail for everybody on this host.
+    // https://github.com/torvalds/linux/blob/v6.12/kernel/bpf/cgroup.c#L1885
+    // SAFETY: the verifier knows the context.
+    unsafe { (*ctx.sockopt).optlen = 0 };
+    ALLOW
+}
+
+#[inline(always)]
+fn owner(ctx: &SockoptContext) -> Option<Owner> {
+    // SAFETY: this kind of context always has its socket.
+    let stamp = unsafe {
+        let socket = (*ctx.sockopt).__bindgen_anon_1.sk;
+        STAMPS.get(socket.cast())
+    };
+    if let Some(stamp) = stamp {
+        return Some(Owner { job: stamp.job, key: Some(stamp.key) });
+    }
+    let job = caller::job()?;
+    Some(Owner { job, key: JOBS.get(job).map(|job| job.key) })
+}

@@ -1,0 +1,257 @@
+//! The control API's routes, answered.
+
+use std::{collections::BTreeMap, future::Future, pin::Pin, sync::Arc, time::Instant};
+
+use control::{
+    api::{AgentView, Code, Decisions, DrillBody, ErrorDetail, FlipBody, JobBody, KillView, ModeBody, ProcessBody, Status, UseBody},
+    route::Route,
+    server::{Call, Reply},
+};
+use clawguard_common::Hook;
+use fence::{AgentName, NotAName};
+use serde::Serialize;
+use serde_json::{json, value::RawValue};
+use switch::Actor;
+use sys::peer::Peer;
+
+use crate::{
+    audit::Ticket,
+    contracts::{Terms, judge},
+    core::{Answer, Core, Shared, refuse},
+    jobs::Hands,
+};
+
+/// Answers calls, each on a thread that may wait for the disk.
+pub(crate) fn handler(shared: Arc<Shared>) -> Arc<control::server::Handler> {
+    Arc::new(move |call| {
+        let shared = Arc::clone(&shared);
+        let started = Instant::now();
+        Box::pin(async move {
+            let done = tokio::task::spawn_blocking(move || answer(&shared, &call, started)).await;
+            done.unwrap_or_else(|error| {
+                Reply::Error(ErrorDetail {
+                    code: Code::Internal,
+                    message: format!("the call was not answered: {error}"),
+                    hint: String::new(),
+                })
+            })
+        }) as Pin<Box<dyn Future<Output = Reply> + Send>>
+    })
+}
+
+fn answer(shared: &Shared, call: &Call, started: Instant) -> Reply {
+    match routed(shared, call, started) {
+        Ok(reply) => reply,
+        Err(detail) => Reply::Error(detail),
+    }
+}
+
+fn routed(shared: &Shared, call: &Call, started: Instant) -> Answer<Reply> {
+    admit(shared, call)?;
+    let actor = actor(&call.peer);
+    let flip = |work: &dyn Fn(&mut Core) -> Answer<(control::api::FlipAnswer, Option<Ticket>)>| {
+        shared.acknowledged(|core| work(core)).map(|answer| Reply::json(&answer))
+    };
+    match call.route {
+        Route::Status => Ok(Reply::json(&shared.lock().status())),
+        Route::Groups => Ok(Reply::json(&shared.lock().groups())),
+        Route::Kill => {
+            let body: FlipBody = call.body()?;
+            flip(&|core| core.kill(&call.name, &body, actor.clone(), started))
+        }
+        Route::Restore => {
+            let body: FlipBody = call.body()?;
+            flip(&|core| core.restore(&call.name, &body, actor.clone(), started))
+        }
+        Route::Mode => {
+            let body: ModeBody = call.body()?;
+            flip(&|core| core.set_mode(&body, actor.clone(), started))
+        }
+        Route::Drill => {
+            let body: DrillBody = call.body()?;
+            acknowledged(shared, |core| core.drill(&body, &actor))
+        }
+        Route::Jobs => Ok(Reply::json(&shared.lock().status().jobs)),
+        Route::StartJob => start_job(shared, call),
+        Route::EndJob => acknowledged(shared, |core| core.end_job(&call.name, &json!(actor))),
+        Route::AddProcess => {
+            let body: ProcessBody = call.body()?;
+            acknowledged(shared, |core| core.add_process(&call.name, body.pid, &call.peer))
+        }
+        Route::Decisions => decisions(shared, call),
+        Route::Contract => contract(shared, call),
+        Route::UseContract => use_contract(shared, call, actor),
+    }
+}
+
+fn acknowledged<T: Serialize>(
+    shared: &Shared,
+    work: impl FnOnce(&mut Core) -> Answer<(T, Option<Ticket>)>,
+) -> Answer<Reply> {
+    shared.acknowledged(work).map(|answer| Reply::json(&answer))
+}
+
+/// Nobody inside the fence is an operator, whatever their user. The one exception is root in an agent's slice who enrols the
+/// unit that is being started.
+fn admit(shared: &Shared, call: &Call) -> Answer<()> {
+    let refused = |whose: String| {
+        tracing::warn!(pid = call.peer.pid, uid = call.peer.uid, cgroup = call.peer.cgroup, "refused on the control socket");
+        refuse(Code::Forbidden, format!("the caller is in {whose}, and no agent operates its own fence"), "call from outside the fence")
+    };
+    match shared.lock().hands(&call.peer.cgroup) {
+        Hands::Free => Ok(()),
+        Hands::Slice if call.route == Route::StartJob && call.body::<JobBody>()?.enrol_caller => Ok(()),
+        Hands::Slice => refused("an agent's slice".into()),
+        Hands::Job(id) => refused(format!("the job {id}")),
+    }
+}
+
+fn actor(peer: &Peer) -> Actor {
+    Actor {
+        channel: "control".into(),
+        uid: Some(peer.uid),
+        pid: Some(peer.pid),
+        executable: peer.executable.as_ref().map(|path| path.to_string_lossy().into_owned()),
+        cgroup: Some(peer.cgroup.clone()),
+    }
+}
+
+/// The contract that a body names or carries, as bytes.
+fn named_contract(
+    shared: &Shared,
+    envelope: Option<&RawValue>,
+    hash: Option<&str>,
+) -> Answer<Option<Vec<u8>>> {
+    match (envelope, hash) {
+        (None, None) => Ok(None),
+        (Some(envelope), None) => Ok(Some(envelope.get().as_bytes().to_vec())),
+        (None, Some(hash)) => match hash.parse() {
+            Ok(hash) => shared.lock().contract_bytes(hash).map(Some),
+            Err(error) => refuse(Code::BadRequest, format!("{error}"), ""),
+        },
+        (Some(_), Some(_)) => refuse(Code::BadRequest, "either a contract or its hash, not both", ""),
+    }
+}
+
+fn start_job(shared: &Shared, call: &Call) -> Answer<Reply> {
+    let body: JobBody = call.body()?;
+    let own = named_contract(shared, body.envelope.as_deref(), body.wpc_hash.as_deref())?;
+    let hash = match own {
+        None => None,
+        Some(bytes) => {
+            let (config, facts) = {
+                let core = shared.lock();
+                (core.config.clone(), core.facts.clone())
+            };
+            let judged = judge(bytes, &config, &facts)?;
+            shared.load(&judged)?;
+            shared.lock().keep_contract(&judged)?;
+            Some(judged.policy.hash)
+        }
+    };
+    let made = shared.acknowledged(|core| core.start_job(&body, hash, &call.peer));
+    if made.is_err() {
+        shared.lock().drop_unused_contracts();
+    }
+    made.map(|answer| match Reply::json(&answer) {
+        Reply::Json(value) => Reply::Created(value),
+        other => other,
+    })
+}
+
+fn decisions(shared: &Shared, call: &Call) -> Answer<Reply> {
+    let since = match call.value("since").unwrap_or("0").parse::<u64>() {
+        Ok(since) => since,
+        Err(_) => return refuse(Code::BadRequest, "since is a decision's number", ""),
+    };
+    let mut core = shared.lock();
+    if call.stream {
+        let (sender, receiver) = tokio::sync::mpsc::channel(1024);
+        core.followers.push_back(sender);
+        return Ok(Reply::Events(receiver));
+    }
+    core.end_interval();
+    Ok(Reply::json(&Decisions { decisions: core.recent.since(since, call.value("job")) }))
+}
+
+fn agent_name(name: &str) -> Answer<AgentName> {
+    name.parse().or_else(|error: NotAName| refuse(Code::BadRequest, error.to_string(), ""))
+}
+
+
+fn contract(shared: &Shared, call: &Call) -> Answer<Reply> {
+    let name = agent_name(&call.name)?;
+    let core = shared.lock();
+    let hash = core.agents.get(&name).and_then(|agent| agent.wpc);
+    match hash {
+        Some(hash) => core.contract_view(hash).map(|view| Reply::json(&view)),
+        None => refuse(Code::NotFound, format!("no contract is in force for {name}"), "`clawguard wpc use` puts one in force"),
+    }
+}
+
+fn use_contract(shared: &Shared, call: &Call, actor: Actor) -> Answer<Reply> {
+    let name = agent_name(&call.name)?;
+    let body: UseBody = call.body()?;
+    if body.allow_rollback && body.reason.trim().is_empty() {
+        return refuse(Code::BadRequest, "to accept a lower sequence, a reason is needed", "say why: it is recorded");
+    }
+    let Some(bytes) = named_contract(shared, body.envelope.as_deref(), body.wpc_hash.as_deref())? else {
+        return refuse(Code::BadRequest, "a contract or its hash is needed", "");
+    };
+    let configured = shared.lock().configured(&name);
+    let terms = Terms { rollback: body.allow_rollback.then_some(body.reason), configured, actor: Some(actor) };
+    shared.put_in_force(&name, bytes, &terms).map(|view| Reply::json(&view))
+}
+
+impl Core {
+    /// What the configuration says of an agent's contract.
+    pub(crate) fn configured(&self, name: &AgentName) -> Option<String> {
+        self.config.agent.iter().find(|agent| agent.name == *name).and_then(|agent| agent.wpc.clone())
+    }
+
+    /// What is in force.
+    pub(crate) fn status(&self) -> Status {
+        let kills = self.switch.kills.iter().map(|kill| KillView {
+            group: kill.group.to_string(),
+            whose: kill.whose.to_string(),
+            reason: kill.reason.clone(),
+            at: kill.at.clone(),
+            flip_id: kill.flip_id.clone(),
+        });
+        let agents = self.agents.iter().map(|(name, agent)| {
+            let contract = agent.wpc.and_then(|hash| self.contracts.get(&hash));
+            AgentView {
+                name: name.to_string(),
+                mode: agent.mode.label().into(),
+                wpc_hash: agent.wpc.map(|hash| hash.to_string()),
+                policy_id: contract.map(|contract| contract.policy_id.clone()),
+                expires_at: contract.and_then(|contract| contract.not_after).map(claw::time::Instant::format),
+                entries: contract.map_or(0, |contract| self.fence.policy_entries(contract.slot) as u64),
+                r#match: agent.matches.as_ref().map(ToString::to_string),
+                problem: agent.problem.clone(),
+            }
+        });
+        let mut warnings: Vec<String> = self.config.without_effect().into_iter().map(str::to_owned).collect();
+        warnings.extend(self.problems.values().cloned());
+        if let Some(failing) = self.audit.failing() {
+            warnings.push(format!("the audit chain cannot be written: {failing}"));
+        }
+        warnings.dedup();
+        let lost: BTreeMap<String, u64> =
+            self.fence.lost().unwrap_or_default().into_iter().map(|(source, count)| (source.into(), count)).collect();
+        Status {
+            version: env!("CARGO_PKG_VERSION").into(),
+            abi: clawguard_common::ABI,
+            started_at: self.started_at.format(),
+            host_did: self.host_did().to_string(),
+            hooks: Hook::ALL.into_iter().map(|hook| (hook.label().to_owned(), self.armed)).collect(),
+            mode: self.switch.mode.to_string(),
+            kills: kills.collect(),
+            agents: agents.collect(),
+            jobs: self.jobs.iter().map(|(id, job)| self.job_view(id, job)).collect(),
+            lost,
+            maps: self.map_usage().into_iter().map(|(map, used, room)| (map.to_owned(), (used, room))).collect(),
+            warnings,
+        }
+    }
+}

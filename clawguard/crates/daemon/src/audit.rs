@@ -1,0 +1,404 @@
+//! The audit chain on disk: appended, synced in groups, rotated, taken up again after a crash.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, BufRead, BufReader, Seek, SeekFrom, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use claw::{
+    Hash,
+    key::{Did, PrivateKey},
+    time::Instant,
+};
+use evidence::chain::{Broken, Fault, Head, Kind, Verifier};
+use serde_json::{Value, json};
+
+/// Records between two checkpoints, at the most.
+const CHECKPOINT_EVERY: u64 = 256;
+
+/// The chain, open for writing.
+pub struct AuditLog {
+    directory: PathBuf,
+    file: File,
+    number: u64,
+    size: u64,
+    rotate_at: u64,
+    head: Head,
+    unsealed: u64,
+    key: PrivateKey,
+    sync: Arc<Sync>,
+    failing: Option<String>,
+}
+
+/// What is on disk.
+struct Sync {
+    written: AtomicU64,
+    state: Mutex<Synced>,
+}
+
+struct Synced {
+    records: u64,
+    file: File,
+}
+
+/// A record that is written, but not yet known to be on disk.
+#[must_use = "a record is acknowledged only once it is on disk"]
+pub struct Ticket {
+    record: u64,
+    sync: Arc<Sync>,
+}
+
+impl Ticket {
+    /// Waits until the record is on disk. Whoever waits first syncs for all.
+    ///
+    /// # Errors
+    ///
+    /// If the disk refuses.
+    pub fn wait(self) -> io::Result<()> {
+        let mut synced = self.sync.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if synced.records > self.record {
+            return Ok(());
+        }
+        let written = self.sync.written.load(Ordering::Acquire);
+        synced.file.sync_data()?;
+        synced.records = written;
+        Ok(())
+    }
+}
+
+/// What was found when the chain was taken up.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// Bytes of a half-written last record that were cut off, and where they were put.
+    pub torn: Option<(u64, PathBuf)>,
+    /// A place where the chain is broken.
+    pub broken: Option<Broken>,
+}
+
+impl AuditLog {
+    /// Takes up the chain in a directory, or begins one.
+    ///
+    /// # Errors
+    ///
+    /// If the directory or the last file cannot be read or written.
+    pub fn open(directory: &Path, key: PrivateKey, rotate_at: u64) -> io::Result<(Self, Found)> {
+        sys::file::directory(directory, 0o700)?;
+        let mut found = Found::default();
+        let last = files(directory)?.pop();
+        let (number, head, size) = match &last {
+            None => (1, Head::default(), 0),
+            Some((number, path)) => {
+                let (head, size) = take_up(path, &mut found)?;
+                (*number, head, size)
+            }
+        };
+        let path = directory.join(name(number));
+        let file = append_to(&path)?;
+        let sync = Arc::new(Sync {
+            written: AtomicU64::new(head.next),
+            state: Mutex::new(Synced { records: head.next, file: file.try_clone()? }),
+        });
+        let log = Self {
+            directory: directory.to_owned(),
+            file,
+            number,
+            size,
+            rotate_at,
+            head,
+            unsealed: 0,
+            key,
+            sync,
+            failing: None,
+        };
+        Ok((log, found))
+    }
+
+    /// The key by which checkpoints are signed.
+    #[must_use]
+    pub fn signer(&self) -> Did {
+        self.key.did()
+    }
+
+    /// How many records there are.
+    #[must_use]
+    pub const fn records(&self) -> u64 {
+        self.head.next
+    }
+
+    /// Why records cannot be written now, if they cannot.
+    #[must_use]
+    pub fn failing(&self) -> Option<&str> {
+        self.failing.as_deref()
+    }
+
+    /// Writes a record. It is acknowledged by its ticket.
+    ///
+    /// # Errors
+    ///
+    /// If the disk is full or refuses. The chain is then as it was.
+    pub fn append(&mut self, kind: Kind, body: Value) -> io::Result<Ticket> {
+        let now = Instant(sys::clock::wall_ns());
+        let (line, head) = self.head.append(kind, now, body);
+        self.write(&line, head)?;
+        if self.unsealed >= CHECKPOINT_EVERY {
+            self.checkpoint()?;
+        }
+        if self.size >= self.rotate_at {
+            self.rotate()?;
+        }
+        Ok(Ticket { record: head.next - 1, sync: Arc::clone(&self.sync) })
+    }
+
+    /// Signs everything so far, if there is anything new.
+    ///
+    /// # Errors
+    ///
+    /// As [`AuditLog::append`].
+    pub fn checkpoint(&mut self) -> io::Result<()> {
+        if self.unsealed == 0 {
+            return Ok(());
+        }
+        let now = Instant(sys::clock::wall_ns());
+        let (line, head) = self.head.checkpoint(&self.key, now);
+        self.write(&line, head)?;
+        self.unsealed = 0;
+        Ok(())
+    }
+
+    fn write(&mut self, line: &str, head: Head) -> io::Result<()> {
+        if let Err(error) = self.file.write_all(line.as_bytes()) {
+            // What was half written is taken back, so that the chain stays whole.
+            let _ = self.file.set_len(self.size);
+            self.failing = Some(error.to_string());
+            return Err(error);
+        }
+        self.failing = None;
+        self.size += line.len() as u64;
+        self.head = head;
+        self.unsealed += 1;
+        self.sync.written.store(head.next, Ordering::Release);
+        Ok(())
+    }
+
+    fn rotate(&mut self) -> io::Result<()> {
+        self.checkpoint()?;
+        self.file.sync_all()?;
+        let next = append_to(&self.directory.join(name(self.number + 1)))?;
+        File::open(&self.directory)?.sync_all()?;
+        let mut synced = self.sync.state.lock().unwrap_or_else(PoisonError::into_inner);
+        *synced = Synced { records: self.head.next, file: next.try_clone()? };
+        drop(synced);
+        self.file = next;
+        self.number += 1;
+        self.size = 0;
+        Ok(())
+    }
+}
+
+fn name(number: u64) -> String {
+    format!("audit-{number:06}.jsonl")
+}
+
+fn append_to(path: &Path) -> io::Result<File> {
+    OpenOptions::new().append(true).create(true).mode(0o600).open(path)
+}
+
+/// The chain's files in order.
+///
+/// # Errors
+///
+/// If the directory cannot be read.
+pub fn files(directory: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
+    let mut found: Vec<(u64, PathBuf)> = fs::read_dir(directory)?
+        .flatten()
+        .filter_map(|entry| {
+            let name = entry.file_name();
+            let number = name.to_str()?.strip_prefix("audit-")?.strip_suffix(".jsonl")?.parse().ok()?;
+            Some((number, entry.path()))
+        })
+        .collect();
+    found.sort();
+    Ok(found)
+}
+
+/// Reads the last file to its end, cuts off what was half written, and answers where the chain stands and how long the file
+/// is. Whether everything before is whole is for `audit verify` to say.
+fn take_up(path: &Path, found: &mut Found) -> io::Result<(Head, u64)> {
+    let mut reader = BufReader::new(File::open(path)?);
+    let mut line = Vec::new();
+    let (mut size, mut verifier) = (0, None);
+    loop {
+        line.clear();
+        let length = reader.read_until(b'\n', &mut line)? as u64;
+        if length == 0 {
+            break;
+        }
+        let verifier = verifier.get_or_insert_with(|| Verifier::from(before(&line), None));
+        match verifier.read(&line) {
+            Ok(_) => {}
+            Err(Broken { fault: Fault::Torn, .. }) => {
+                found.torn = Some((length, cut(path, size)?));
+                break;
+            }
+            Err(broken) => {
+                // Somebody changed the file. It stays as it is; the chain goes on after its last readable record.
+                found.broken.get_or_insert(broken);
+                *verifier = Verifier::from(after(&line, verifier.head()), None);
+            }
+        }
+        size += length;
+    }
+    Ok((verifier.map_or_else(Head::default, |verifier| verifier.head()), size))
+}
+
+/// Where the chain stood before a record, as the record itself says.
+fn before(line: &[u8]) -> Head {
+    let record: Value = serde_json::from_slice(line).unwrap_or_default();
+    let hash = record.get("prev").and_then(Value::as_str).and_then(|text| text.parse().ok());
+    Head { hash, next: record.get("seq").and_then(Value::as_u64).unwrap_or(0) }
+}
+
+/// Where the chain stands after a line that does not verify.
+fn after(line: &[u8], head: Head) -> Head {
+    let record: Value = serde_json::from_slice(line).unwrap_or_default();
+    let seq = record.get("seq").and_then(Value::as_u64).unwrap_or(head.next);
+    Head { hash: Some(Hash::of(line.strip_suffix(b"\n").unwrap_or(line))), next: seq + 1 }
+}
+
+/// Moves the end of a file, from `size` on, into a file of its own.
+fn cut(path: &Path, size: u64) -> io::Result<PathBuf> {
+    let mut file = OpenOptions::new().read(true).write(true).open(path)?;
+    file.seek(SeekFrom::Start(size))?;
+    let mut torn = path.as_os_str().to_owned();
+    torn.push(format!(".torn-{}", sys::clock::wall_ns()));
+    let torn = PathBuf::from(torn);
+    io::copy(&mut file, &mut append_to(&torn)?)?;
+    file.set_len(size)?;
+    file.sync_all()?;
+    Ok(torn)
+}
+
+/// The record of what was found when the chain was taken up.
+#[must_use]
+pub fn found_record(found: &Found) -> Option<Value> {
+    if found.torn.is_none() && found.broken.is_none() {
+        return None;
+    }
+    let torn = found.torn.as_ref();
+    Some(json!({
+        "torn_bytes": torn.map(|(bytes, _)| bytes),
+        "kept_in": torn.and_then(|(_, path)| path.file_name()).map(|name| name.to_string_lossy().into_owned()),
+        "broken": found.broken.as_ref().map(ToString::to_string),
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn directory(name: &str) -> PathBuf {
+        let path = std::env::temp_dir().join(format!("clawguard-audit-{name}-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&path);
+        path
+    }
+
+    fn key() -> PrivateKey {
+        PrivateKey::from_seed(&[3; 32])
+    }
+
+    fn open(path: &Path, rotate_at: u64) -> (AuditLog, Found) {
+        AuditLog::open(path, key(), rotate_at).unwrap()
+    }
+
+    fn write(log: &mut AuditLog, count: u64) {
+        for n in 0..count {
+            log.append(Kind::Flip, json!({ "n": n })).unwrap().wait().unwrap();
+        }
+    }
+
+    fn verify(path: &Path) -> Result<Verifier, Broken> {
+        let mut verifier = Verifier::new(Some(key().did()));
+        for (_, file) in files(path).unwrap() {
+            let text = fs::read(file).unwrap();
+            for line in text.split_inclusive(|byte| *byte == b'\n') {
+                verifier.read(line)?;
+            }
+        }
+        Ok(verifier)
+    }
+
+    #[test]
+    fn the_chain_goes_on_after_a_restart_and_over_several_files() {
+        let path = directory("files");
+        let (mut log, _) = open(&path, 2000);
+        write(&mut log, 40);
+        drop(log);
+        let (mut log, found) = open(&path, 2000);
+        assert!(found_record(&found).is_none());
+        write(&mut log, 40);
+        log.checkpoint().unwrap();
+        assert!(files(&path).unwrap().len() > 3);
+        let verifier = verify(&path).unwrap();
+        assert_eq!((verifier.head().next, verifier.unsealed()), (log.records(), 0));
+        fs::remove_dir_all(path).unwrap();
+    }
+
+    #[test]
+    fn a_record_torn_by_a_power_cut_is_cut_off_and_told() {
+        let path = directory("torn");
+        let (mut log, _) = open(&path, 1 << 20);
+        write(&mut log, 5);
+        drop(log);
+        let file = path.join(name(1));
+        let text = fs::read(&file).unwrap();
+        fs::write(&file, &text[..text.len() - 20]).unwrap();
+        let (mut log, found) = open(&path, 1 << 20);
+        assert_eq!(log.records(), 4);
+        let (bytes, kept) = found.torn.clone().unwrap();
+        assert_eq!(fs::metadata(kept).unwrap().len(), bytes);
+        write(&mut log, 1);
+        assert_eq!(verify(&path).unwrap().head().next, 5);
+        fs::remove_dir_all(path).unwrap();
+    }
+
+    #[test]
+    fn a_changed_record_is_told_at_start_and_stays_to_be_found() {
+        let path = directory("changed");
+        let (mut log, _) = open(&path, 1 << 20);
+        write(&mut log, 5);
+        drop(log);
+        let file = path.join(name(1));
+        let text = fs::read_to_string(&file).unwrap();
+        fs::write(&file, text.replace("\"n\":2", "\"n\":7")).unwrap();
+        let (mut log, found) = open(&path, 1 << 20);
+        assert_eq!(found.broken.as_ref().unwrap().seq, 3);
+        write(&mut log, 1);
+        assert_eq!(verify(&path).unwrap_err().seq, 3);
+        fs::remove_dir_all(path).unwrap();
+    }
+
+    #[test]
+    fn many_writers_share_a_sync_and_every_acknowledged_record_is_there() {
+        let path = directory("group");
+        let (log, _) = open(&path, 1 << 20);
+        let log = Mutex::new(log);
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    for n in 0..25 {
+                        let ticket = log.lock().unwrap().append(Kind::Flip, json!({ "n": n })).unwrap();
+                        ticket.wait().unwrap();
+                    }
+                });
+            }
+        });
+        assert_eq!(verify(&path).unwrap().head().next, 200);
+        fs::remove_dir_all(path).unwrap();
+    }
+}

@@ -1,0 +1,532 @@
+//! `clawguard.toml` and `conf.d`.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs, io,
+    net::{IpAddr, SocketAddr},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use claw::key::Did;
+use fence::AgentName;
+use policy::{
+    HostFacts,
+    group::{Class, Risk},
+    host::McpServer,
+    name::HostName,
+};
+use serde::{Deserialize, de};
+
+/// The configuration of an instance. Unknown keys are errors.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Who is trusted.
+    pub trust: Trust,
+    /// Where contracts and tokens come from.
+    pub registry: Registry,
+    /// The way to models.
+    pub model: Model,
+    /// Fixed addresses.
+    pub hosts: BTreeMap<Text<HostName>, Vec<IpAddr>>,
+    /// Limits per job.
+    pub limits: Limits,
+    /// The metrics' listener.
+    pub metrics: Metrics,
+    /// The audit chain and what is looked for.
+    pub audit: Audit,
+    /// MCP servers.
+    pub mcp: Mcp,
+    /// Agents.
+    pub agent: Vec<Agent>,
+}
+
+/// `[trust]`: nobody is trusted unless named here.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Trust {
+    /// Who may sign contracts.
+    pub wpc_signers: Vec<Text<Did>>,
+    /// Who may issue job tokens.
+    pub cst_issuers: Vec<Text<Did>>,
+    /// Who may sign receipts.
+    pub receipt_signers: Vec<Text<Did>>,
+    /// How long a contract without an expiry of its own is in force.
+    pub default_lifetime: Option<String>,
+}
+
+/// `[registry]`
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Registry {
+    /// clawcontrols' URL.
+    pub clawcontrols: Option<String>,
+    /// clawscope's URL.
+    pub clawscope: Option<String>,
+}
+
+/// `[model]`
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Model {
+    /// `builtin`, or clawproxy's URL.
+    pub proxy: Option<String>,
+    /// Provider to file or credential.
+    pub keys: BTreeMap<String, String>,
+    /// Hosts that serve models, beyond the built-in list.
+    pub hosts: Vec<Text<HostName>>,
+}
+
+/// `[limits]`
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Tool calls a minute.
+    pub calls_per_minute: Option<u32>,
+}
+
+/// `[metrics]`
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Metrics {
+    /// Where Prometheus finds `/metrics`.
+    pub listen: SocketAddr,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self { listen: SocketAddr::from(([127, 0, 0, 1], 9477)) }
+    }
+}
+
+/// `[audit]`
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Audit {
+    /// Seconds over which the kernel's decisions are added up before they are recorded.
+    pub interval_seconds: u64,
+    /// Seconds between two looks for sockets from outside.
+    pub imported_interval_seconds: u64,
+    /// Megabytes after which a new file is begun.
+    pub rotate_megabytes: u64,
+}
+
+impl Default for Audit {
+    fn default() -> Self {
+        Self { interval_seconds: 10, imported_interval_seconds: 2, rotate_megabytes: 64 }
+    }
+}
+
+impl Audit {
+    /// The interval of decisions.
+    #[must_use]
+    pub fn interval(&self) -> Duration {
+        Duration::from_secs(self.interval_seconds.max(1))
+    }
+}
+
+/// `[mcp]`
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Mcp {
+    /// `[[mcp.server]]`
+    pub server: Vec<Server>,
+}
+
+/// `[[mcp.server]]`
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Server {
+    /// Its name.
+    pub name: String,
+    /// Where it is, for HTTP.
+    pub url: Option<String>,
+    /// How it is started, for stdio.
+    pub command: Option<Vec<String>>,
+    /// How much harm it could do; unknown is high.
+    #[serde(default = "high")]
+    pub risk: Risk,
+    /// What its tools do.
+    #[serde(default)]
+    pub tools: ServerTools,
+}
+
+const fn high() -> Risk {
+    Risk::High
+}
+
+/// Tool names by what they do.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ServerTools {
+    /// Change nothing.
+    pub read: Vec<String>,
+    /// Change what can be changed back.
+    pub write: Vec<String>,
+    /// Change for good.
+    pub irreversible: Vec<String>,
+}
+
+/// `[[agent]]`
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Agent {
+    /// Its name.
+    pub name: AgentName,
+    /// What already runs and belongs to it.
+    pub r#match: Option<Match>,
+    /// Its contract: a hash or a file.
+    pub wpc: Option<String>,
+    /// Whether the contract is enforced or only watched.
+    #[serde(default)]
+    pub mode: AgentMode,
+}
+
+/// `match`
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "lowercase")]
+pub enum Match {
+    /// A cgroup's path below the root.
+    Cgroup(String),
+    /// A systemd unit.
+    Unit(String),
+    /// All that a user runs.
+    User(String),
+}
+
+impl std::fmt::Display for Match {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Cgroup(path) => write!(f, "cgroup {path}"),
+            Self::Unit(unit) => write!(f, "unit {unit}"),
+            Self::User(user) => write!(f, "user {user}"),
+        }
+    }
+}
+
+/// `mode`
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AgentMode {
+    /// What the contract does not allow is refused.
+    #[default]
+    Enforce,
+    /// Everything passes; what would be refused is recorded.
+    Observe,
+}
+
+impl AgentMode {
+    /// The word for it.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Enforce => "enforce",
+            Self::Observe => "observe",
+        }
+    }
+}
+
+/// A value of a type that is written as text.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Text<T>(pub T);
+
+impl<'de, T> Deserialize<'de> for Text<T>
+where
+    T: std::str::FromStr,
+    T::Err: std::fmt::Display,
+{
+    fn deserialize<D: de::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(from)?;
+        text.parse().map(Self).map_err(de::Error::custom)
+    }
+}
+
+/// Why there is no configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file that cannot be read.
+    #[error("{}: {source}", path.display())]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A file that is not understood.
+    #[error("{}: {source}", path.display())]
+    Parse {
+        /// Which.
+        path: PathBuf,
+        /// What is wrong, and where.
+        source: Box<toml::de::Error>,
+    },
+    /// Two files that say different things.
+    #[error("{}: {key} is set here and in another file", path.display())]
+    Twice {
+        /// The second file.
+        path: PathBuf,
+        /// Which key.
+        key: String,
+    },
+    /// A value that makes no sense.
+    #[error("{key}: {why}")]
+    Value {
+        /// Where.
+        key: String,
+        /// What is wrong with it.
+        why: String,
+    },
+}
+
+impl Config {
+    /// Reads the file and those of `conf.d` beside it, in order of their names. Tables are joined, lists appended; a value
+    /// may be set once. A file that is not there is empty.
+    ///
+    /// # Errors
+    ///
+    /// See [`Error`].
+    pub fn read(file: &Path) -> Result<Self, Error> {
+        let mut files = vec![file.to_owned()];
+        let directory = file.with_file_name("conf.d");
+        let read = |path: &Path, source| Error::Read { path: path.to_owned(), source };
+        match fs::read_dir(&directory) {
+            Ok(entries) => {
+                let mut found: Vec<PathBuf> = entries
+                    .flatten()
+                    .map(|entry| entry.path())
+                    .filter(|path| path.extension().is_some_and(|extension| extension == "toml"))
+                    .collect();
+                found.sort();
+                files.extend(found);
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(read(&directory, error)),
+        }
+        let mut whole = toml::Table::new();
+        for path in files {
+            let text = match fs::read_to_string(&path) {
+                Ok(text) => text,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(read(&path, error)),
+            };
+            let parse = |source| Error::Parse { path: path.clone(), source: Box::new(source) };
+            // Each file by itself first: an error then names its own line.
+            let _: Self = toml::from_str(&text).map_err(parse)?;
+            let table: toml::Table = toml::from_str(&text).map_err(parse)?;
+            join(&mut whole, table, "").map_err(|key| Error::Twice { path: path.clone(), key })?;
+        }
+        let config = Self::deserialize(whole)
+            .map_err(|source| Error::Parse { path: file.to_owned(), source: Box::new(source) })?;
+        config.check()?;
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        let wrong = |key: String, why: &str| Err(Error::Value { key, why: why.into() });
+        let mut names = BTreeSet::new();
+        for agent in &self.agent {
+            if !names.insert(&agent.name) {
+                return wrong(format!("[[agent]] {}", agent.name), "the agent is there twice");
+            }
+            if agent.name.as_str() == crate::GATEWAY {
+                return wrong(format!("[[agent]] {}", agent.name), "the name is the gateway's own");
+            }
+        }
+        let mut servers = BTreeSet::new();
+        for server in &self.mcp.server {
+            let key = format!("[[mcp.server]] {}", server.name);
+            if !servers.insert(&server.name) {
+                return wrong(key, "the server is there twice");
+            }
+            if format!("mcp:{}", server.name).parse::<policy::Group>().is_err() {
+                return wrong(key, "a server's name has lower-case letters, digits, \"-\", \"_\" and \".\"");
+            }
+            match (&server.url, &server.command) {
+                (Some(url), None) => {
+                    if endpoint(url).is_none() {
+                        return wrong(key, "url is not https://HOST[:PORT][/PATH] (or http://) with a host name");
+                    }
+                }
+                (None, Some(command)) if !command.is_empty() => {}
+                _ => return wrong(key, "either url or command is needed"),
+            }
+        }
+        Ok(())
+    }
+
+    /// What of this has no effect in this version: said at start and by `doctor`.
+    #[must_use]
+    pub fn without_effect(&self) -> Vec<&'static str> {
+        let parts = [
+            (self.registry != Registry::default(), "[registry]: contracts come from files in this version"),
+            (self.model.proxy.is_some() || !self.model.keys.is_empty(), "[model]: no model call is mediated in this version"),
+            (self.limits != Limits::default(), "[limits]: no tool call is mediated in this version"),
+            (!self.trust.cst_issuers.is_empty(), "[trust] cst_issuers: no token is verified in this version"),
+            (self.trust.default_lifetime.is_some(), "[trust] default_lifetime: this version reads no contract form that needs it"),
+            (!self.trust.receipt_signers.is_empty(), "[trust] receipt_signers: no receipt is verified in this version"),
+        ];
+        parts.into_iter().filter_map(|(there, text)| there.then_some(text)).collect()
+    }
+
+    /// What contracts are compiled with.
+    #[must_use]
+    pub fn facts(&self) -> HostFacts {
+        HostFacts {
+            hosts: self
+                .hosts
+                .iter()
+                .map(|(name, addresses)| (name.0.clone(), addresses.iter().copied().collect()))
+                .collect(),
+            mcp_servers: self.mcp.server.iter().map(Server::fact).collect(),
+            model_hosts: self.model.hosts.iter().map(|name| name.0.clone()).collect(),
+        }
+    }
+}
+
+impl Server {
+    fn fact(&self) -> McpServer {
+        let class = if !self.tools.irreversible.is_empty() {
+            Class::Irreversible
+        } else if !self.tools.write.is_empty() {
+            Class::Write
+        } else if !self.tools.read.is_empty() {
+            Class::Read
+        } else {
+            Class::Irreversible
+        };
+        McpServer {
+            name: self.name.clone(),
+            endpoint: self.url.as_deref().and_then(endpoint),
+            risk: self.risk,
+            class,
+        }
+    }
+}
+
+/// Host and port of an HTTP URL.
+fn endpoint(url: &str) -> Option<(HostName, u16)> {
+    let (rest, default) = match (url.strip_prefix("https://"), url.strip_prefix("http://")) {
+        (Some(rest), _) => (rest, 443),
+        (_, Some(rest)) => (rest, 80),
+        _ => return None,
+    };
+    let authority = rest.split(['/', '?', '#']).next()?;
+    let (host, port) = match authority.split_once(':') {
+        Some((host, port)) => (host, port.parse().ok()?),
+        None => (authority, default),
+    };
+    Some((host.parse().ok()?, port))
+}
+
+/// Adds a table to another; answers the key that both set.
+fn join(to: &mut toml::Table, from: toml::Table, path: &str) -> Result<(), String> {
+    use toml::Value;
+    for (key, value) in from {
+        let place = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+        match (to.get_mut(&key), value) {
+            (None, value) => {
+                to.insert(key, value);
+            }
+            (Some(Value::Table(to)), Value::Table(from)) => join(to, from, &place)?,
+            (Some(Value::Array(to)), Value::Array(mut from)) => to.append(&mut from),
+            (Some(_), _) => return Err(place),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Config, String> {
+        let config: Config = toml::from_str(text).map_err(|error| error.to_string())?;
+        config.check().map_err(|error| error.to_string())?;
+        Ok(config)
+    }
+
+    /// The example of the manual.
+    const EXAMPLE: &str = r#"
+        [trust]
+        wpc_signers     = ["did:key:z6MktULudTtAsAhRegYPiZ6631RV3viv12qd4GQF8z1xB22S"]
+        [registry]
+        clawcontrols = "https://controls.example"
+        [model]
+        proxy = "builtin"
+        [model.keys]
+        openai = "credential:openai"
+        [hosts]
+        "crm.example" = ["203.0.113.10"]
+        [limits]
+        calls_per_minute = 600
+        [metrics]
+        listen = "127.0.0.1:9477"
+        [[mcp.server]]
+        name  = "crm-mcp"
+        url   = "https://crm.example/mcp"
+        risk  = "high"
+        tools = { read = ["get_*", "search_*"], write = ["update_*"] }
+        [[agent]]
+        name  = "openclaw"
+        match = { unit = "openclaw-gateway.service" }
+        wpc   = "QmMQ0aNYNhEVSy7HuvraVk1SsiC7362h7kBTu5jL0i4"
+        mode  = "observe"
+    "#;
+
+    #[test]
+    fn the_manuals_example_is_understood() {
+        let config = parse(EXAMPLE).unwrap();
+        assert_eq!(config.agent[0].mode, AgentMode::Observe);
+        assert_eq!(config.agent[0].r#match, Some(Match::Unit("openclaw-gateway.service".into())));
+        let facts = config.facts();
+        assert_eq!(facts.mcp_servers[0].endpoint, Some(("crm.example".parse().unwrap(), 443)));
+        assert_eq!(facts.mcp_servers[0].class, Class::Write);
+        assert_eq!(config.without_effect().len(), 3);
+    }
+
+    #[test]
+    fn nothing_set_is_nothing_trusted() {
+        let config = parse("").unwrap();
+        assert!(config.trust.wpc_signers.is_empty());
+        assert_eq!(config.metrics.listen.port(), 9477);
+        assert!(config.without_effect().is_empty());
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for (text, expected) in [
+            ("[trust]\nwpc_signer = []", "unknown field `wpc_signer`"),
+            ("[trust]\nwpc_signers = [\"did:web:x\"]", "no Ed25519 key"),
+            ("[hosts]\n\"CRM.example\" = []", "no host name"),
+            ("[hosts]\n\"crm.example\" = [\"203.0.113.300\"]", "invalid IP address"),
+            ("[[agent]]\nname = \"a/b\"", "cannot name an agent"),
+            ("[[agent]]\nname = \"a\"\nmatch = { unit = \"x\", user = \"y\" }", "match"),
+            ("[[agent]]\nname = \"a\"\n[[agent]]\nname = \"a\"", "the agent is there twice"),
+            ("[[agent]]\nname = \"gateway\"", "the gateway's own"),
+            ("[[mcp.server]]\nname = \"a\"", "either url or command"),
+            ("[[mcp.server]]\nname = \"a\"\nurl = \"ftp://x\"", "url is not https"),
+            ("[[mcp.server]]\nname = \"a\"\nurl = \"https://203.0.113.1/\"", "url is not https"),
+            ("[[mcp.server]]\nname = \"A B\"\nurl = \"https://x.example/\"", "a server's name"),
+        ] {
+            let error = parse(text).unwrap_err();
+            assert!(error.contains(expected), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn files_of_conf_d_are_joined_and_may_not_contradict() {
+        let directory = std::env::temp_dir().join(format!("clawguard-config-{}", std::process::id()));
+        fs::create_dir_all(directory.join("conf.d")).unwrap();
+        let file = directory.join("clawguard.toml");
+        fs::write(&file, EXAMPLE).unwrap();
+        fs::write(directory.join("conf.d/10.toml"), "[hosts]\n\"b.example\" = [\"203.0.113.11\"]\n[[agent]]\nname = \"two\"").unwrap();
+        fs::write(directory.join("conf.d/ignored"), "not toml").unwrap();
+        let config = Config::read(&file).unwrap();
+        assert_eq!((config.hosts.len(), config.agent.len()), (2, 2));
+        fs::write(directory.join("conf.d/20.toml"), "[metrics]\nlisten = \"127.0.0.1:1\"").unwrap();
+        let error = Config::read(&file).unwrap_err().to_string();
+        assert!(error.contains("20.toml: metrics.listen is set here and in another file"), "{error}");
+        fs::remove_dir_all(directory).unwrap();
+    }
+}

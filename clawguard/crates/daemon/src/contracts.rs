@@ -1,0 +1,364 @@
+//! Contracts: judged, kept, put in force, taken out of force.
+
+use std::{collections::{BTreeMap, BTreeSet}, fs};
+
+use claw::{
+    Hash,
+    envelope::{Envelope, Kind as EnvelopeKind},
+    time::Instant,
+};
+use clawguard_common::{Endpoint, NEVER};
+use control::api::{Code, ContractView, ErrorDetail};
+use evidence::chain::Kind;
+use fence::{AgentName, Lowered, Severed};
+use policy::{Contract, Group, HostFacts, Policy, compile, contract::OnBypass};
+use serde_json::json;
+use switch::Numbers;
+use sys::clock;
+
+use crate::{
+    config::Config,
+    core::{Answer, Core, Shared, failed, refuse},
+    ledger,
+};
+
+/// A contract whose tables the kernel has. The tables themselves, which may be large, are only there.
+#[derive(Clone, Debug)]
+pub(crate) struct InForce {
+    pub(crate) slot: u32,
+    pub(crate) policy_id: String,
+    pub(crate) sequence: u64,
+    pub(crate) signer: String,
+    pub(crate) not_after: Option<Instant>,
+    pub(crate) unix_sockets: bool,
+    pub(crate) on_bypass: OnBypass,
+    pub(crate) kernel_groups: BTreeSet<Group>,
+    pub(crate) gateway_groups: BTreeSet<Group>,
+    /// An endpoint of each group, for the canary.
+    pub(crate) samples: BTreeMap<Group, Endpoint>,
+    /// Whether its end was told.
+    pub(crate) expiry_told: bool,
+}
+
+/// A contract that was judged and may be put in force.
+pub(crate) struct Judged {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) policy: Policy,
+    pub(crate) signer: String,
+}
+
+/// Judges an envelope: shape, hash, signature, signer, form, and what it comes to on this host. Takes no lock and may take
+/// a while.
+pub(crate) fn judge(bytes: Vec<u8>, config: &Config, facts: &HostFacts) -> Answer<Judged> {
+    let refused = |message: String, hint: &str| ErrorDetail {
+        code: Code::ContractRefused,
+        message: format!("the contract is refused: {message}"),
+        hint: hint.into(),
+    };
+    let envelope = Envelope::open(&bytes, EnvelopeKind::WorkPolicyContract)
+        .map_err(|error| refused(error.to_string(), "sign it again with `clawguard wpc sign`"))?;
+    if !config.trust.wpc_signers.iter().any(|signer| signer.0 == envelope.signer) {
+        let hint = "add the signer to [trust] wpc_signers, if you trust it";
+        return Err(refused(format!("its signer {} is not trusted", envelope.signer), hint));
+    }
+    let contract = Contract::read(&envelope.payload)
+        .map_err(|error| refused(error.to_string(), "`clawguard wpc check` shows every line"))?;
+    let policy = compile(&contract, envelope.hash, facts)
+        .map_err(|error| refused(error.to_string(), "`clawguard wpc check` shows every line"))?;
+    let now = Core::now();
+    if let Some(from) = policy.not_before.filter(|from| now < *from) {
+        return Err(refused(format!("it is not in force before {}", from.format()), "use it then"));
+    }
+    if let Some(to) = policy.not_after.filter(|to| now >= *to) {
+        return Err(refused(format!("it expired at {}", to.format()), "have a new one signed"));
+    }
+    Ok(Judged { bytes, policy, signer: envelope.signer.to_string() })
+}
+
+/// How a contract is to be put in force.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Terms {
+    /// Accept a lower sequence, for this reason.
+    pub(crate) rollback: Option<String>,
+    /// What the configuration said.
+    pub(crate) configured: Option<String>,
+    /// Who wants it.
+    pub(crate) actor: Option<switch::Actor>,
+}
+
+impl Shared {
+    /// Gives the groups of a contract their numbers, writes its tables, and enters it. The lock is not held while the
+    /// tables are written.
+    pub(crate) fn load(&self, judged: &Judged) -> Answer<()> {
+        let hash = judged.policy.hash;
+        let numbers = {
+            let mut core = self.lock();
+            if core.contracts.contains_key(&hash) {
+                return Ok(());
+            }
+            core.number_groups(&judged.policy)?;
+            core.ledger.numbers.clone()
+        };
+        let lowered = lower(&judged.policy, &numbers)?;
+        let mut core = self.lock();
+        if core.contracts.contains_key(&hash) {
+            return Ok(());
+        }
+        core.enter(judged, lowered)
+    }
+
+    /// Judges a contract and puts it in force for an agent.
+    pub(crate) fn put_in_force(&self, agent: &AgentName, bytes: Vec<u8>, terms: &Terms) -> Answer<ContractView> {
+        let (config, facts) = {
+            let core = self.lock();
+            (core.config.clone(), core.facts.clone())
+        };
+        let judged = judge(bytes, &config, &facts)?;
+        self.lock().check_sequence(&judged.policy, terms)?;
+        self.load(&judged)?;
+        let view = self.acknowledged(|core| core.use_contract(agent, &judged, terms));
+        // What it took to read it need not stay resident.
+        drop(judged);
+        sys::memory::trim();
+        view
+    }
+}
+
+fn lower(policy: &Policy, numbers: &Numbers) -> Answer<Lowered> {
+    fence::lower(policy, numbers).map_err(|error| failed("write the contract's tables", &error))
+}
+
+impl Core {
+    /// A lower sequence than one accepted before is refused.
+    fn check_sequence(&self, policy: &Policy, terms: &Terms) -> Answer<()> {
+        let highest = self.ledger.sequences.get(&policy.id).copied().unwrap_or(0);
+        if policy.sequence < highest && terms.rollback.is_none() {
+            return refuse(
+                Code::ContractRefused,
+                format!(
+                    "the contract is refused: its sequence is {}, and {highest} was accepted for policy_id {} before",
+                    policy.sequence, policy.id
+                ),
+                "to go back on purpose, say --allow-rollback with a --reason",
+            );
+        }
+        Ok(())
+    }
+
+    fn number_groups(&mut self, policy: &Policy) -> Answer<()> {
+        let used: BTreeSet<Group> = self
+            .contracts
+            .values()
+            .flat_map(|contract| contract.kernel_groups.iter().chain(&contract.gateway_groups))
+            .chain(self.switch.kills.iter().map(|kill| &kill.group))
+            .cloned()
+            .collect();
+        let before = self.ledger.numbers.clone();
+        let groups = policy.sets.iter().flatten().chain(&policy.gateway_groups);
+        match self.ledger.numbers.assign(groups, &used) {
+            Ok(false) => Ok(()),
+            Ok(true) => self.save_ledger().inspect_err(|_| self.ledger.numbers = before),
+            Err(full) => refuse(Code::Unavailable, full.to_string(), "restore groups, or use fewer"),
+        }
+    }
+
+    /// Gives tables to the kernel. No job points to them yet.
+    pub(crate) fn enter(&mut self, judged: &Judged, lowered: Lowered) -> Answer<()> {
+        let policy = &judged.policy;
+        let deadline = policy.not_after.map_or(NEVER, |to| clock::boot_deadline(to.0));
+        let (slot, serial) = self
+            .fence
+            .put_policy(lowered, policy.hash, deadline)
+            .map_err(|error| failed("give the contract to the kernel", &error))?;
+        self.serials.insert(serial, policy.hash);
+        let samples = policy.kernel_groups.iter();
+        let samples = samples.filter_map(|group| Some((group.clone(), compile::sample(policy, group)?))).collect();
+        let contract = InForce {
+            slot,
+            policy_id: policy.id.clone(),
+            sequence: policy.sequence,
+            signer: judged.signer.clone(),
+            not_after: policy.not_after,
+            unix_sockets: policy.unix_sockets,
+            on_bypass: policy.on_bypass,
+            kernel_groups: policy.kernel_groups.clone(),
+            gateway_groups: policy.gateway_groups.clone(),
+            samples,
+            expiry_told: false,
+        };
+        self.contracts.insert(policy.hash, contract);
+        Ok(())
+    }
+
+    /// Points an agent, and its jobs without a contract of their own, to a loaded contract. On disk first.
+    fn use_contract(
+        &mut self,
+        agent: &AgentName,
+        judged: &Judged,
+        terms: &Terms,
+    ) -> Answer<(ContractView, Option<crate::audit::Ticket>)> {
+        self.check_sequence(&judged.policy, terms)?;
+        let hash = judged.policy.hash;
+        let previous = self.agent(agent)?.wpc;
+        self.keep_contract(judged)?;
+        let before = self.ledger.clone();
+        if let Some(entry) = self.ledger.agents.get_mut(agent) {
+            entry.wpc = Some(hash.to_string());
+            entry.configured = terms.configured.clone();
+        }
+        let highest = self.ledger.sequences.entry(judged.policy.id.clone()).or_default();
+        if terms.rollback.is_some() || *highest < judged.policy.sequence {
+            *highest = judged.policy.sequence;
+        }
+        self.save_ledger().inspect_err(|_| self.ledger = before.clone())?;
+        let ticket = self.record_grant(
+            Kind::Contract,
+            json!({
+                "agent": agent.as_str(),
+                "wpc_hash": hash.to_string(),
+                "policy_id": judged.policy.id,
+                "sequence": judged.policy.sequence,
+                "signer": judged.signer,
+                "rules": judged.policy.rules.len(),
+                "previous": previous.map(|hash| hash.to_string()),
+                "rollback": terms.rollback,
+                "actor": terms.actor,
+            }),
+        )?;
+        let severed = self.point(agent, hash)?;
+        self.drop_unused_contracts();
+        let view = ContractView { previous: previous.map(|hash| hash.to_string()), sockets_destroyed: severed.destroyed as u64, ..self.contract_view(hash)? };
+        Ok((view, Some(ticket)))
+    }
+
+    /// The moment at which a contract comes into force: one store for each job.
+    pub(crate) fn point(&mut self, agent: &AgentName, hash: Hash) -> Answer<Severed> {
+        let Some(contract) = self.contracts.get(&hash) else {
+            return Err(failed("find the contract's tables", &hash));
+        };
+        let slot = contract.slot;
+        let agent_slot = {
+            let entry = self.agent(agent)?;
+            entry.wpc = Some(hash);
+            entry.problem = None;
+            entry.slot
+        };
+        for job in self.jobs.values().filter(|job| job.agent == *agent && job.wpc.is_none()) {
+            self.fence.set_policy(job.enrolled.slot, slot);
+        }
+        let fence = &self.fence;
+        let severed = fence
+            .sever(|flow| !flow.allowed && fence.agent_of(flow.stamp.job) == agent_slot)
+            .map_err(|error| failed("end the connections that the new contract does not allow", &error))?;
+        self.counters.sockets_destroyed.inc_by(severed.destroyed as u64);
+        Ok(severed)
+    }
+
+    /// Takes away the tables of contracts that nobody is under.
+    pub(crate) fn drop_unused_contracts(&mut self) {
+        let used: BTreeSet<Hash> =
+            self.agents.values().filter_map(|agent| agent.wpc).chain(self.jobs.values().filter_map(|job| job.wpc)).collect();
+        let unused: Vec<Hash> = self.contracts.keys().filter(|hash| !used.contains(*hash)).copied().collect();
+        for hash in unused {
+            let Some(contract) = self.contracts.get(&hash) else { continue };
+            match self.fence.drop_policy(contract.slot) {
+                Ok(()) => {
+                    self.contracts.remove(&hash);
+                }
+                Err(error) => tracing::warn!(%error, %hash, "the tables of an unused contract stay"),
+            }
+        }
+    }
+
+    /// Sets all loaded contracts aside, to be loaded anew. Their tables stay in force.
+    pub(crate) fn retire_contracts(&mut self) {
+        self.retired.extend(std::mem::take(&mut self.contracts).into_values());
+    }
+
+    /// Takes away the tables of contracts that were set aside. By now every job points to others, or to none.
+    pub(crate) fn drop_retired_contracts(&mut self) {
+        for contract in std::mem::take(&mut self.retired) {
+            if let Err(error) = self.fence.drop_policy(contract.slot) {
+                tracing::warn!(%error, "the tables of a former contract stay");
+            }
+        }
+    }
+
+    /// Keeps an accepted contract, by hash.
+    pub(crate) fn keep_contract(&mut self, judged: &Judged) -> Answer<()> {
+        let path = self.paths.contracts().join(format!("{}.json", judged.policy.hash));
+        if path.exists() {
+            return Ok(());
+        }
+        sys::file::replace(&path, &judged.bytes, 0o600).map_err(|error| failed("keep the contract", &error))
+    }
+
+    /// What is known of a contract in force.
+    pub(crate) fn contract_view(&self, hash: Hash) -> Answer<ContractView> {
+        let Some(contract) = self.contracts.get(&hash) else {
+            return refuse(Code::NotFound, format!("no contract {hash} is in force"), "");
+        };
+        Ok(ContractView {
+            wpc_hash: hash.to_string(),
+            policy_id: contract.policy_id.clone(),
+            sequence: contract.sequence,
+            signer: contract.signer.clone(),
+            expires_at: contract.not_after.map(Instant::format),
+            entries: self.fence.policy_entries(contract.slot) as u64,
+            previous: None,
+            sockets_destroyed: 0,
+        })
+    }
+
+    /// The bytes of a contract that was accepted before or that an operator put in place.
+    pub(crate) fn contract_bytes(&self, hash: Hash) -> Answer<Vec<u8>> {
+        for directory in [self.paths.contracts(), self.paths.offered_contracts()] {
+            match fs::read(directory.join(format!("{hash}.json"))) {
+                Ok(bytes) => return Ok(bytes),
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                Err(error) => return Err(failed("read the contract", &error)),
+            }
+        }
+        refuse(
+            Code::NotFound,
+            format!("no contract {hash} is here"),
+            format!("put it at {}/{hash}.json, or give the file itself", self.paths.offered_contracts().display()),
+        )
+    }
+
+    /// Tells of contracts whose time has come, and ends what still runs under them. The kernel has let nothing through
+    /// since that very moment.
+    pub(crate) fn tell_expiries(&mut self) {
+        let now = Self::now();
+        let mut told = Vec::new();
+        for (hash, contract) in &mut self.contracts {
+            if !contract.expiry_told && contract.not_after.is_some_and(|to| now >= to) {
+                contract.expiry_told = true;
+                told.push((*hash, contract.slot, contract.policy_id.clone()));
+            }
+        }
+        for (hash, slot, policy_id) in told {
+            tracing::warn!(%hash, policy_id, "the contract has expired: nothing is allowed under it");
+            let fence = &self.fence;
+            let severed = fence.sever(|flow| fence.policy_of(flow.stamp.job) == slot).unwrap_or_default();
+            self.counters.sockets_destroyed.inc_by(severed.destroyed as u64);
+            let body = json!({ "wpc_hash": hash.to_string(), "policy_id": policy_id, "expired": true,
+                "sockets_destroyed": severed.destroyed, "sockets_left": severed.left });
+            self.note(Kind::Contract, body);
+        }
+    }
+
+    /// After the wall clock was set: expiries that come earlier now do; none comes later.
+    pub(crate) fn clock_was_set(&mut self) {
+        for contract in self.contracts.values() {
+            if let Some(to) = contract.not_after {
+                self.fence.bring_forward(contract.slot, clock::boot_deadline(to.0));
+            }
+        }
+    }
+
+    /// Puts the switch on disk, whatever it takes.
+    pub(crate) fn save_switch(&self, next: &switch::State) -> std::io::Result<()> {
+        ledger::write_at_all_costs(&self.paths.switch(), next, &self.paths.reserve())
+    }
+}

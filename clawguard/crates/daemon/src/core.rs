@@ -1,0 +1,207 @@
+//! The daemon's one state, and what every part of it needs.
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    io,
+    path::PathBuf,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use claw::{Hash, key::Did, time::Instant};
+use control::api::{Code, ErrorDetail};
+use evidence::chain::Kind;
+use fence::{AgentName, Canary, Fence};
+use policy::HostFacts;
+use serde_json::Value;
+use switch::State;
+use sys::clock;
+
+use crate::{
+    audit::{AuditLog, Ticket},
+    config::{AgentMode, Config},
+    contracts::InForce,
+    decisions::Recent,
+    jobs::Job,
+    ledger::{self, AgentEntry, Ledger},
+    metrics::Counters,
+    paths::Paths,
+};
+
+/// Everything that the daemon knows. One lock: a kill waits for nothing long, because nothing long happens under it.
+pub(crate) struct Core {
+    pub(crate) paths: Paths,
+    pub(crate) config: Config,
+    pub(crate) facts: HostFacts,
+    pub(crate) fence: Fence,
+    pub(crate) canary: Option<Canary>,
+    pub(crate) armed: bool,
+    pub(crate) ledger: Ledger,
+    pub(crate) switch: State,
+    pub(crate) audit: AuditLog,
+    pub(crate) contracts: BTreeMap<Hash, InForce>,
+    /// Contracts whose tables are compiled anew; theirs stay until nobody is under them.
+    pub(crate) retired: Vec<InForce>,
+    pub(crate) agents: BTreeMap<AgentName, Agent>,
+    pub(crate) jobs: BTreeMap<fence::JobId, Job>,
+    /// Whose a job's number was, for records that come after its end.
+    pub(crate) owners: HashMap<u64, (fence::JobId, AgentName)>,
+    /// Which contract a loading's number was.
+    pub(crate) serials: HashMap<u64, Hash>,
+    pub(crate) recent: Recent,
+    pub(crate) counters: Counters,
+    pub(crate) started_at: Instant,
+    pub(crate) executable: PathBuf,
+    /// What went wrong and still is, by what it concerns.
+    pub(crate) problems: BTreeMap<String, String>,
+    pub(crate) watch: crate::watch::Watch,
+    pub(crate) followers: VecDeque<tokio::sync::mpsc::Sender<String>>,
+}
+
+/// An agent, as the running daemon sees it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Agent {
+    pub(crate) slot: u32,
+    pub(crate) wpc: Option<Hash>,
+    pub(crate) mode: AgentMode,
+    pub(crate) matches: Option<crate::config::Match>,
+    pub(crate) problem: Option<String>,
+}
+
+/// A result that an API caller can be told.
+pub(crate) type Answer<T> = Result<T, ErrorDetail>;
+
+/// An error for an API caller.
+pub(crate) fn refuse<T>(code: Code, message: impl Into<String>, hint: impl Into<String>) -> Answer<T> {
+    Err(ErrorDetail { code, message: message.into(), hint: hint.into() })
+}
+
+/// A system's error for an API caller.
+pub(crate) fn failed(what: &str, error: &dyn std::fmt::Display) -> ErrorDetail {
+    ErrorDetail { code: Code::Unavailable, message: format!("could not {what}: {error}"), hint: String::new() }
+}
+
+/// The state behind its lock, shared by the tasks.
+pub(crate) struct Shared(Mutex<Core>);
+
+impl Shared {
+    pub(crate) fn new(core: Core) -> Self {
+        Self(Mutex::new(core))
+    }
+
+    /// Takes the lock. A thread that panicked cannot have left it: the daemon aborts on a panic.
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Core> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Does something under the lock and answers once what it recorded is on disk.
+    pub(crate) fn acknowledged<T>(&self, work: impl FnOnce(&mut Core) -> Answer<(T, Option<Ticket>)>) -> Answer<T> {
+        let (answer, ticket) = work(&mut self.lock())?;
+        if let Some(ticket) = ticket {
+            ticket.wait().map_err(|error| failed("put the record on disk", &error))?;
+        }
+        Ok(answer)
+    }
+}
+
+impl Core {
+    /// Writes a record that is to be acknowledged.
+    pub(crate) fn record(&mut self, kind: Kind, body: Value) -> io::Result<Ticket> {
+        let written = self.audit.append(kind, body);
+        match &written {
+            Ok(_) => {
+                self.problems.remove("audit");
+            }
+            Err(error) => {
+                tracing::error!(%error, "the audit chain cannot be written: new grants are refused");
+                self.problems.insert("audit".into(), format!("the audit chain cannot be written: {error}"));
+            }
+        }
+        written
+    }
+
+    /// Writes a record of something that happened anyway.
+    pub(crate) fn note(&mut self, kind: Kind, body: Value) {
+        // What cannot be written is told by `record`; nothing waits for it.
+        if let Ok(ticket) = self.record(kind, body) {
+            drop(ticket);
+        }
+    }
+
+    /// Writes the record without which a grant is not given.
+    pub(crate) fn record_grant(&mut self, kind: Kind, body: Value) -> Answer<Ticket> {
+        self.record(kind, body).map_err(|error| ErrorDetail {
+            code: Code::Unavailable,
+            message: format!("nothing new is granted while the audit chain cannot be written: {error}"),
+            hint: format!("make room under {}", self.paths.state().display()),
+        })
+    }
+
+    /// Puts the ledger on disk.
+    pub(crate) fn save_ledger(&mut self) -> Answer<()> {
+        ledger::write(&self.paths.ledger(), &self.ledger).map_err(|error| failed("write the ledger", &error))
+    }
+
+    /// The running canary; one that died is replaced.
+    pub(crate) fn canary(&mut self) -> Answer<()> {
+        if self.canary.as_ref().is_some_and(Canary::alive) {
+            return Ok(());
+        }
+        if let Some(dead) = self.canary.take()
+            && let Err(error) = dead.stop(&mut self.fence)
+        {
+            tracing::warn!(%error, "what is left of a canary could not be removed");
+        }
+        let executable = self.executable.to_string_lossy().into_owned();
+        let canary = Canary::start(&mut self.fence, &executable, crate::CANARY)
+            .map_err(|error| failed("start the canary", &error))?;
+        self.canary = Some(canary);
+        Ok(())
+    }
+
+    /// The agent of a name; one that was never heard of gets a slot.
+    pub(crate) fn agent(&mut self, name: &AgentName) -> Answer<&mut Agent> {
+        if !self.agents.contains_key(name) {
+            let slot = match self.ledger.agents.get(name) {
+                Some(entry) => entry.slot,
+                None => {
+                    let slot = self.new_agent_slot()?;
+                    let entry = AgentEntry { slot, wpc: None, configured: None };
+                    self.ledger.agents.insert(name.clone(), entry);
+                    self.save_ledger()?;
+                    slot
+                }
+            };
+            self.agents.insert(name.clone(), Agent { slot, ..Agent::default() });
+            self.apply_switch();
+        }
+        self.agents.get_mut(name).ok_or_else(|| failed("find the agent", &name))
+    }
+
+    fn new_agent_slot(&self) -> Answer<u32> {
+        let taken = |slot: &u32| self.ledger.agents.values().any(|entry| entry.slot == *slot);
+        match (1..clawguard_common::MAX_AGENTS).find(|slot| !taken(slot)) {
+            Some(slot) => Ok(slot),
+            None => refuse(
+                Code::Unavailable,
+                format!("no room for another agent: this host has {}", clawguard_common::MAX_AGENTS - 1),
+                "use an agent that exists",
+            ),
+        }
+    }
+
+    /// Now, by the wall clock.
+    pub(crate) fn now() -> Instant {
+        Instant(clock::wall_ns())
+    }
+
+    /// A moment of CLOCK_BOOTTIME as RFC 3339.
+    pub(crate) fn wall(boot_ns: u64) -> String {
+        let ago = clock::boot_ns().saturating_sub(boot_ns);
+        Instant(clock::wall_ns().saturating_sub(ago)).format()
+    }
+
+    /// The host's own key.
+    pub(crate) fn host_did(&self) -> Did {
+        self.audit.signer()
+    }
+}

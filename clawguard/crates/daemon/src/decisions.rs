@@ -1,0 +1,357 @@
+//! What the kernel decided: told at once, counted exactly, recorded by interval, explained.
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    fs::OpenOptions,
+    io::Write,
+};
+
+use clawguard_common::{DecisionKey, Endpoint, Hook, NO_RULE, Reason, protocol};
+use control::api::DecisionView;
+use evidence::chain::Kind;
+use fence::{AgentName, Decision, JobId};
+use policy::{compile::Source, contract::OnBypass, net};
+use serde_json::json;
+use switch::Actor;
+
+use crate::core::Core;
+
+/// How many decisions are kept for questions.
+const KEPT: usize = 8192;
+/// How many decisions one record holds.
+const IN_A_RECORD: usize = 256;
+/// Bytes of denials that a job can read of itself.
+const MOST_DENIALS: u64 = 256 << 10;
+/// How many events are taken at once, so that a kill does not wait behind a flood.
+const AT_ONCE: usize = 512;
+/// How many owners of former jobs are remembered.
+const MOST_OWNERS: usize = 65_536;
+
+/// The latest decisions.
+#[derive(Default)]
+pub(crate) struct Recent {
+    views: VecDeque<DecisionView>,
+    next: u64,
+    /// The decisions of the running interval that were told already, with their numbers.
+    told: HashMap<DecisionKey, u64>,
+}
+
+impl Recent {
+    fn push(&mut self, mut view: DecisionView) -> u64 {
+        view.id = self.next;
+        self.next += 1;
+        if self.views.len() == KEPT {
+            self.views.pop_front();
+        }
+        let id = view.id;
+        self.views.push_back(view);
+        id
+    }
+
+    /// The decisions since a number, of one job or all.
+    pub(crate) fn since(&self, id: u64, job: Option<&str>) -> Vec<DecisionView> {
+        let wanted = |view: &&DecisionView| view.id >= id && job.is_none_or(|job| view.job == job);
+        self.views.iter().filter(wanted).cloned().collect()
+    }
+}
+
+/// What a decision concerned, for records.
+struct Named {
+    job: Option<JobId>,
+    agent: Option<AgentName>,
+}
+
+impl Core {
+    fn named(&self, decision: &Decision) -> Named {
+        let owner = self.owners.get(&decision.key.job_key);
+        Named { job: owner.map(|(job, _)| job.clone()), agent: owner.map(|(_, agent)| agent.clone()) }
+    }
+
+    fn view(&self, decision: &Decision) -> DecisionView {
+        let named = self.named(decision);
+        let reason = decision.reason();
+        let verdict = match (reason, decision.observed()) {
+            (Reason::Allowed, _) => "allowed",
+            (_, true) => "observed",
+            (_, false) => "denied",
+        };
+        let wpc_hash = self.serials.get(&decision.key.serial).map(ToString::to_string);
+        let rule = (decision.count.rule != NO_RULE)
+            .then(|| Source::from_number(decision.count.rule).map(Source::path))
+            .flatten();
+        let (protocol, remote) = remote(decision);
+        let mut view = DecisionView {
+            id: 0,
+            at: Self::wall(decision.count.first_ns),
+            last_at: Self::wall(decision.count.last_ns),
+            verdict: verdict.into(),
+            reason: reason.label().into(),
+            count: decision.count.count,
+            hook: decision.hook().map_or("", Hook::label).into(),
+            agent: named.agent.map_or_else(|| "none".into(), |agent| agent.to_string()),
+            job: named.job.map_or_else(|| "none".into(), |job| job.to_string()),
+            protocol,
+            remote,
+            pid: decision.count.pid,
+            uid: decision.count.uid,
+            command: decision.command(),
+            wpc_hash,
+            rule,
+            sentence: String::new(),
+        };
+        view.sentence = self.sentence(&view, reason);
+        view
+    }
+
+    /// Why, in one sentence.
+    fn sentence(&self, view: &DecisionView, reason: Reason) -> String {
+        let who = if view.command.is_empty() {
+            format!("Job {} of agent {}", view.job, view.agent)
+        } else {
+            format!("{} (process {}) in job {} of agent {}", view.command, view.pid, view.job, view.agent)
+        };
+        let what = match (reason, view.remote.is_empty()) {
+            (Reason::RawSocket | Reason::Protocol, _) => format!("asked for a socket of {}", view.protocol),
+            (Reason::SocketOption, _) => format!("set a socket option ({})", view.protocol),
+            (Reason::Inbound, _) => format!("was called by {} over {}", view.remote, view.protocol),
+            (_, true) => "used a socket".into(),
+            (_, false) => format!("went to {} over {}", view.remote, view.protocol),
+        };
+        let contract = view.wpc_hash.as_ref().map_or_else(|| "no contract".into(), |hash| format!("contract {hash}"));
+        let rule = view.rule.as_ref().map_or_else(String::new, |rule| format!(" ({rule})"));
+        let why = match reason {
+            Reason::Allowed => format!("{contract} allows it{rule}"),
+            Reason::NotInContract => format!("no rule of {contract} names that address and port"),
+            Reason::SpecialRange => format!("it lies in a private or special range, which {contract} does not name by a CIDR of its own"),
+            Reason::Metadata => format!("it is a cloud metadata address, which {contract} does not name by a CIDR of its own"),
+            Reason::Killed => format!("a group that it belongs to is killed: {}{rule}", self.killed_words(view)),
+            Reason::Expired => format!("{contract} has expired"),
+            Reason::NoContract => "no contract is in force".into(),
+            Reason::JobOver => "the job is over".into(),
+            Reason::NoJob => "the process is in an agent's slice but in no job".into(),
+            Reason::ForeignSocket => "the socket was not made inside the job".into(),
+            Reason::Protocol => "only TCP and UDP pass at all".into(),
+            Reason::RawSocket => "raw and ping sockets are refused".into(),
+            Reason::SocketOption => "it would send what the fence cannot judge".into(),
+            Reason::Inbound => format!("no listen rule of {contract} names that address and port"),
+            Reason::Malformed => "the packet has IP options, extension headers or no whole header".into(),
+            Reason::ModelDirect => format!("it is a model provider's host, and {contract} names another way to models"),
+            Reason::Loopback => format!("the service there is not the job's own, and no rule of {contract} names it"),
+            Reason::Internal => "a look-up that may not fail failed".into(),
+        };
+        let times = if view.count > 1 { format!(" ({} times)", view.count) } else { String::new() };
+        let verdict = match view.verdict.as_str() {
+            "observed" => "would have been denied",
+            other => other,
+        };
+        format!("{who} {what}{times} and was {verdict}: {why}.").replace("and was would", "and would")
+    }
+
+    fn killed_words(&self, view: &DecisionView) -> String {
+        let mut words: Vec<String> = self
+            .switch
+            .kills
+            .iter()
+            .filter(|kill| match &kill.whose {
+                switch::Whose::Host => true,
+                switch::Whose::Agent(name) => name.as_str() == view.agent,
+                switch::Whose::Job(id) => id.as_str() == view.job,
+            })
+            .map(|kill| format!("{} ({})", kill.group, kill.reason))
+            .collect();
+        if self.switch.mode != switch::Mode::Normal {
+            words.push(format!("mode {}", self.switch.mode));
+        }
+        if words.is_empty() { "it was restored meanwhile".into() } else { words.join(", ") }
+    }
+
+    /// Takes events out of the ring. Answers whether there may be more.
+    pub(crate) fn take_events(&mut self) -> bool {
+        let events = self.fence.events(AT_ONCE);
+        let more = events.len() == AT_ONCE;
+        for event in events {
+            let view = self.view(&event);
+            self.deny_file(&event, &view);
+            self.follow(&view);
+            let id = self.recent.push(view);
+            self.recent.told.insert(event.key, id);
+            self.alarm(&event, 1);
+            self.react(&event);
+        }
+        more
+    }
+
+    /// Ends the interval: adds its counts to what was told, and records all of it.
+    pub(crate) fn end_interval(&mut self) {
+        while self.take_events() {}
+        let decisions = match self.fence.drain() {
+            Ok(decisions) => decisions,
+            Err(error) => {
+                tracing::error!(%error, "the interval's decisions stay for the next one");
+                return;
+            }
+        };
+        let told = std::mem::take(&mut self.recent.told);
+        let mut records = Vec::with_capacity(decisions.len());
+        for decision in &decisions {
+            let mut view = self.view(decision);
+            let seen = told.get(&decision.key).copied();
+            let old = seen.and_then(|id| self.recent.views.iter_mut().find(|view| view.id == id));
+            match old {
+                Some(old) => {
+                    (view.id, view.pid, view.uid) = (old.id, old.pid, old.uid);
+                    old.clone_from(&view);
+                }
+                None => view.id = self.recent.push(view.clone()),
+            }
+            self.alarm(decision, decision.count.count - u64::from(seen.is_some()));
+            records.push(json!({
+                "agent": view.agent, "job": view.job, "verdict": view.verdict, "reason": view.reason,
+                "hook": view.hook, "protocol": view.protocol, "remote": view.remote, "count": view.count,
+                "first": view.at, "last": view.last_at, "pid": view.pid, "command": view.command,
+                "wpc_hash": view.wpc_hash, "rule": view.rule,
+            }));
+        }
+        for part in records.chunks(IN_A_RECORD) {
+            self.note(Kind::Decisions, json!({ "decisions": part }));
+        }
+        self.forget_former_owners();
+    }
+
+    /// Owners of jobs that are gone are kept only as long as there is room.
+    fn forget_former_owners(&mut self) {
+        if self.owners.len() > MOST_OWNERS {
+            let live: std::collections::HashSet<u64> = self.jobs.values().map(|job| job.enrolled.key).collect();
+            self.owners.retain(|key, _| live.contains(key));
+        }
+        if self.serials.len() > MOST_OWNERS {
+            let live: std::collections::HashSet<claw::Hash> = self.contracts.keys().copied().collect();
+            self.serials.retain(|_, hash| live.contains(hash));
+        }
+    }
+
+    /// Lets the job read why it was denied.
+    fn deny_file(&mut self, decision: &Decision, view: &DecisionView) {
+        if view.verdict != "denied" {
+            return;
+        }
+        let Some(id) = self.named(decision).job else { return };
+        let path = self.paths.denials(&id);
+        let Some(job) = self.jobs.get_mut(&id).filter(|job| job.denials < MOST_DENIALS) else { return };
+        let line = json!({ "at": view.at, "reason": view.reason, "protocol": view.protocol, "remote": view.remote,
+            "pid": view.pid, "command": view.command, "wpc_hash": view.wpc_hash, "sentence": view.sentence });
+        let written = OpenOptions::new().append(true).open(path).and_then(|mut file| writeln!(file, "{line}"));
+        if written.is_ok() {
+            job.denials += line.to_string().len() as u64 + 1;
+        }
+    }
+
+    /// Tells those who follow. Who does not keep up misses some, and can ask again.
+    fn follow(&mut self, view: &DecisionView) {
+        let Ok(text) = serde_json::to_string(view) else { return };
+        self.followers.retain(|follower| !follower.is_closed());
+        for follower in &self.followers {
+            if follower.try_send(text.clone()).is_err() {
+                self.counters.lost_followers.inc();
+            }
+        }
+    }
+
+    /// Counts attempts to go around, and logs the first of each kind in an interval.
+    fn alarm(&mut self, decision: &Decision, count: u64) {
+        let kind = match decision.reason() {
+            Reason::ModelDirect => "model_direct",
+            Reason::RawSocket => "raw_socket",
+            Reason::ForeignSocket => "imported_socket",
+            _ => return,
+        };
+        let Some(agent) = self.named(decision).agent else { return };
+        self.counters.alert(&agent, kind, count);
+        if count == 1 && decision.count.count == 1 {
+            let view = self.view(decision);
+            tracing::warn!(kind, job = view.job, remote = view.remote, pid = view.pid, command = view.command, "bypass attempt");
+            let body = json!({ "kind": kind, "job": view.job, "agent": view.agent, "remote": view.remote,
+                "protocol": view.protocol, "pid": view.pid, "uid": view.uid, "command": view.command,
+                "cgroup_id": decision.count.cgroup, "wpc_hash": view.wpc_hash, "verdict": view.verdict });
+            self.note(Kind::Alert, body);
+        }
+    }
+
+    /// What the contract wants done when the agent tries another way to a model.
+    fn react(&mut self, decision: &Decision) {
+        if decision.reason() != Reason::ModelDirect || decision.observed() {
+            return;
+        }
+        let hash = self.serials.get(&decision.key.serial).copied();
+        let wanted = hash.and_then(|hash| self.contracts.get(&hash)).map(|contract| contract.on_bypass);
+        let groups: &[&str] = match wanted {
+            Some(OnBypass::ReadOnly) => &["class:write", "class:irreversible"],
+            Some(OnBypass::Halt) => &["all"],
+            Some(OnBypass::Alert) | None => return,
+        };
+        let Some(agent) = self.named(decision).agent else { return };
+        for group in groups {
+            let whose = switch::Whose::Agent(agent.clone());
+            let known = group.parse().is_ok_and(|group| self.switch.killed(&group, &whose).is_some());
+            if known {
+                continue;
+            }
+            let actor =
+                Actor { channel: "on_bypass".into(), uid: None, pid: None, executable: None, cgroup: None };
+            let body = control::api::FlipBody {
+                reason: "the agent tried another way to a model".into(),
+                agent: Some(agent.to_string()),
+                job: None,
+            };
+            match self.kill(group, &body, actor, std::time::Instant::now()) {
+                Ok((_, ticket)) => drop(ticket),
+                Err(error) => tracing::error!(%agent, group, message = error.message, "on_bypass could not be carried out"),
+            }
+        }
+    }
+
+    /// The exact counters of every agent: (agent, verdict, reason, count).
+    pub(crate) fn totals(&self) -> Vec<(String, &'static str, &'static str, u64)> {
+        let mut found = Vec::new();
+        let mut slots: BTreeMap<u32, String> =
+            self.ledger.agents.iter().map(|(name, entry)| (entry.slot, name.to_string())).collect();
+        slots.insert(0, "none".into());
+        for (slot, name) in slots {
+            for counted in self.fence.counted(slot).unwrap_or_default() {
+                let verdict = match (counted.reason, counted.observed) {
+                    (Reason::Allowed, _) => "allowed",
+                    (_, true) => "observed",
+                    (_, false) => "denied",
+                };
+                found.push((name.clone(), verdict, counted.reason.label(), counted.count));
+            }
+        }
+        found
+    }
+}
+
+/// The other end, or what was asked for instead of one.
+fn remote(decision: &Decision) -> (String, String) {
+    let remote: &Endpoint = &decision.key.remote;
+    match decision.hook() {
+        Some(Hook::SockCreate) => {
+            let kind = match remote.protocol {
+                1 => "stream",
+                2 => "datagram",
+                3 => "raw",
+                _ => "other",
+            };
+            (format!("{kind} protocol {}", remote.port), String::new())
+        }
+        Some(Hook::Setsockopt) => (format!("level {} option {}", remote.protocol, remote.port), String::new()),
+        _ if *remote == Endpoint::default() => ("any".into(), String::new()),
+        _ => {
+            let name = match remote.protocol {
+                protocol::TCP => "tcp".into(),
+                protocol::UDP => "udp".into(),
+                other => format!("protocol {other}"),
+            };
+            (name, std::net::SocketAddr::new(net::ip(remote.addr), remote.port).to_string())
+        }
+    }
+}

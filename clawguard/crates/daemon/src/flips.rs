@@ -1,0 +1,451 @@
+//! Flips: kills, restores, modes and drills, from the request to the record.
+
+use std::time::Instant;
+
+use clawguard_common::Groups;
+use control::api::{
+    ActorView, CanaryView, Code, DrillAnswer, DrillBody, DrillView, FlipAnswer, FlipBody, GroupView, ModeBody,
+};
+use evidence::chain::Kind;
+use fence::{AgentName, Numbering, Scope};
+use policy::Group;
+use serde_json::json;
+use switch::{Actor, Change, Flipped, Kill, Mode, Proof, State, Target, Whose};
+
+use crate::{
+    audit::Ticket,
+    core::{Answer, Core, failed, refuse},
+};
+
+fn word(proof: Proof) -> String {
+    match proof {
+        Proof::Accepted => "accepted",
+        Proof::Refused => "refused",
+        Proof::Mixed => "mixed",
+        Proof::Nothing => "nothing",
+        Proof::Unknown => "unknown",
+    }
+    .into()
+}
+
+fn actor_view(actor: &Actor) -> ActorView {
+    ActorView {
+        channel: actor.channel.clone(),
+        uid: actor.uid,
+        pid: actor.pid,
+        executable: actor.executable.clone(),
+        cgroup: actor.cgroup.clone(),
+    }
+}
+
+/// A flip that is to be carried out.
+struct Flip<'a> {
+    /// What it is called in the answer.
+    group: String,
+    /// The state after, in a word.
+    state: &'a str,
+    whose: Whose,
+    next: State,
+    /// What the canary tries, and how it must fare afterwards.
+    targets: Vec<Target>,
+    expected: Proof,
+    policies: Vec<String>,
+    previous: &'a str,
+    reason: String,
+    actor: Actor,
+    flip_id: String,
+    started: Instant,
+}
+
+impl Core {
+    /// The groups that are in force or killed.
+    pub(crate) fn groups(&self) -> Vec<GroupView> {
+        let mode = self.switch.mode.groups();
+        self.ledger
+            .numbers
+            .all()
+            .filter_map(|(group, number)| {
+                let holds = |contract: &crate::contracts::InForce| contract.kernel_groups.contains(&group);
+                let policies: Vec<String> =
+                    self.contracts.iter().filter(|(_, c)| holds(c)).map(|(hash, _)| hash.to_string()).collect();
+                let kills: Vec<&Kill> = self.switch.kills.iter().filter(|kill| kill.group == group).collect();
+                let gateway = self.contracts.values().any(|contract| contract.gateway_groups.contains(&group));
+                let by_mode = mode.contains(number);
+                if policies.is_empty() && kills.is_empty() && !gateway && group.built_in().is_none() {
+                    return None;
+                }
+                let killed = by_mode || kills.iter().any(|kill| kill.whose == Whose::Host);
+                Some(GroupView {
+                    group: group.to_string(),
+                    state: if killed { "killed" } else { "live" }.into(),
+                    killed_for: kills
+                        .iter()
+                        .filter(|kill| kill.whose != Whose::Host)
+                        .map(|kill| kill.whose.to_string())
+                        .collect(),
+                    by_mode,
+                    enforced_by: if policies.is_empty() { Vec::new() } else { vec!["kernel".into()] },
+                    policies,
+                })
+            })
+            .collect()
+    }
+
+    fn group(&self, name: &str) -> Answer<Group> {
+        let group: Group = match name.parse() {
+            Ok(group) => group,
+            Err(error) => return refuse(Code::BadRequest, format!("{error}"), ""),
+        };
+        if self.ledger.numbers.number(&group).is_none() || group == Group::tools() {
+            let names: Vec<String> = self.groups().into_iter().map(|view| view.group).collect();
+            return refuse(Code::NotFound, format!("there is no group {group}"), format!("there are {}", names.join(" ")));
+        }
+        Ok(group)
+    }
+
+    fn whose(&self, body: &FlipBody) -> Answer<Whose> {
+        match (&body.agent, &body.job) {
+            (None, None) => Ok(Whose::Host),
+            (Some(agent), None) => match agent.parse::<AgentName>() {
+                Ok(name) if self.agents.contains_key(&name) => Ok(Whose::Agent(name)),
+                _ => refuse(Code::NotFound, format!("there is no agent {agent}"), "`clawguard status` lists them"),
+            },
+            (None, Some(job)) => match job.parse::<fence::JobId>() {
+                Ok(id) if self.jobs.contains_key(&id) => Ok(Whose::Job(id)),
+                _ => refuse(Code::NotFound, format!("there is no job {job}"), "`clawguard status` lists them"),
+            },
+            (Some(_), Some(_)) => refuse(Code::BadRequest, "either an agent or a job, not both", ""),
+        }
+    }
+
+    fn scope(&self, whose: &Whose) -> Option<Scope> {
+        match whose {
+            Whose::Host => Some(Scope::Host),
+            Whose::Agent(name) => self.agents.get(name).map(|agent| Scope::Agent(agent.slot)),
+            Whose::Job(id) => self.jobs.get(id).map(|job| Scope::Job(job.enrolled.slot)),
+        }
+    }
+
+    /// Puts the whole switch into the kernel, as it is on disk. At start, and when an agent or a job appears.
+    pub(crate) fn apply_switch(&self) {
+        let numbers = &self.ledger.numbers;
+        self.fence.set_killed(Scope::Host, &self.switch.groups(&Whose::Host, numbers));
+        for (name, agent) in &self.agents {
+            let groups = self.switch.groups(&Whose::Agent(name.clone()), numbers);
+            self.fence.set_killed(Scope::Agent(agent.slot), &groups);
+        }
+        for (id, job) in &self.jobs {
+            let groups = self.switch.groups(&Whose::Job(id.clone()), numbers);
+            self.fence.set_killed(Scope::Job(job.enrolled.slot), &groups);
+        }
+    }
+
+    /// What is killed for a job from its start.
+    pub(crate) fn killed_for_job(&self, id: &fence::JobId) -> Groups {
+        self.switch.groups(&Whose::Job(id.clone()), &self.ledger.numbers)
+    }
+
+    /// The endpoints at which a flip can be proven: one of the group for each agent's and each job's contract.
+    fn targets(&self, group: &Group, whose: &Whose) -> (Vec<Target>, Vec<String>) {
+        let mut pairs: Vec<(u32, claw::Hash)> = Vec::new();
+        for (name, agent) in &self.agents {
+            let concerned = match whose {
+                Whose::Host => true,
+                Whose::Agent(wanted) => wanted == name,
+                Whose::Job(_) => false,
+            };
+            if concerned && let Some(hash) = agent.wpc {
+                pairs.push((agent.slot, hash));
+            }
+        }
+        for (id, job) in &self.jobs {
+            let concerned = match whose {
+                Whose::Host => true,
+                Whose::Agent(wanted) => *wanted == job.agent,
+                Whose::Job(wanted) => wanted == id,
+            };
+            let agent = self.agents.get(&job.agent);
+            let hash = job.wpc.or_else(|| agent.and_then(|agent| agent.wpc));
+            if concerned && let (Some(agent), Some(hash)) = (agent, hash) {
+                pairs.push((agent.slot, hash));
+            }
+        }
+        pairs.sort_unstable();
+        pairs.dedup();
+        let mut policies = Vec::new();
+        let mut targets = Vec::new();
+        for (agent, hash) in pairs {
+            let Some(contract) = self.contracts.get(&hash) else { continue };
+            if let Some(endpoint) = contract.samples.get(group) {
+                targets.push(Target { agent, policy: contract.slot, endpoint: *endpoint });
+            }
+            if contract.kernel_groups.contains(group) {
+                policies.push(hash.to_string());
+            }
+        }
+        policies.dedup();
+        (targets, policies)
+    }
+
+    /// Only a gateway could tell some groups apart, and there is none in this version.
+    fn told_apart(&self, group: &Group) -> Answer<()> {
+        let kernel = group.built_in().is_some() || self.contracts.values().any(|c| c.kernel_groups.contains(group));
+        let gateway = self.contracts.values().any(|c| c.gateway_groups.contains(group));
+        if gateway && !kernel {
+            return refuse(
+                Code::Conflict,
+                format!("no endpoint belongs to the group {group}: only an MCP gateway could tell its tools apart"),
+                "kill mcp:SERVER, or a group that has endpoints",
+            );
+        }
+        Ok(())
+    }
+
+    /// Kills a group.
+    pub(crate) fn kill(
+        &mut self,
+        name: &str,
+        body: &FlipBody,
+        actor: Actor,
+        started: Instant,
+    ) -> Answer<(FlipAnswer, Option<Ticket>)> {
+        let group = self.group(name)?;
+        let whose = self.whose(body)?;
+        let reason = reason(&body.reason)?;
+        self.told_apart(&group)?;
+        let flip_id = flip_id();
+        let kill = Kill {
+            group: group.clone(),
+            whose: whose.clone(),
+            reason: reason.clone(),
+            actor: actor.clone(),
+            at: Self::now().format(),
+            flip_id: flip_id.clone(),
+        };
+        let (targets, policies) = self.targets(&group, &whose);
+        self.flip(Flip {
+            previous: self.word(&group, &whose),
+            next: self.switch.after(&Change::Kill(kill)),
+            group: group.to_string(),
+            state: "killed",
+            expected: Proof::Refused,
+            whose,
+            targets,
+            policies,
+            reason,
+            actor,
+            flip_id,
+            started,
+        })
+    }
+
+    /// Gives a group back.
+    pub(crate) fn restore(
+        &mut self,
+        name: &str,
+        body: &FlipBody,
+        actor: Actor,
+        started: Instant,
+    ) -> Answer<(FlipAnswer, Option<Ticket>)> {
+        let group = self.group(name)?;
+        let whose = self.whose(body)?;
+        let reason = reason(&body.reason)?;
+        let next = self.switch.after(&Change::Restore { group: group.clone(), whose: whose.clone() });
+        let (targets, policies) = self.targets(&group, &whose);
+        self.flip(Flip {
+            previous: self.word(&group, &whose),
+            // Another group, another scope or the mode may still hold it down.
+            expected: if next.kills.is_empty() && next.mode == Mode::Normal { Proof::Accepted } else { Proof::Mixed },
+            next,
+            group: group.to_string(),
+            state: "live",
+            whose,
+            targets,
+            policies,
+            reason,
+            actor,
+            flip_id: flip_id(),
+            started,
+        })
+    }
+
+    /// Takes another mode.
+    pub(crate) fn set_mode(
+        &mut self,
+        body: &ModeBody,
+        actor: Actor,
+        started: Instant,
+    ) -> Answer<(FlipAnswer, Option<Ticket>)> {
+        let mode: Mode = match body.mode.parse() {
+            Ok(mode) => mode,
+            Err(error) => return refuse(Code::BadRequest, format!("{error}"), ""),
+        };
+        let reason = reason(&body.reason)?;
+        let before = self.switch.mode;
+        let telling = mode.telling_group().or(before.telling_group());
+        let (targets, policies) = telling.map_or_else(Default::default, |group| self.targets(&group, &Whose::Host));
+        let previous = before.to_string();
+        let state = mode.to_string();
+        self.flip(Flip {
+            next: self.switch.after(&Change::Mode(mode)),
+            group: "mode".into(),
+            state: &state,
+            whose: Whose::Host,
+            expected: if mode == Mode::Normal { Proof::Mixed } else { Proof::Refused },
+            targets,
+            policies,
+            previous: &previous,
+            reason,
+            actor,
+            flip_id: flip_id(),
+            started,
+        })
+    }
+
+    fn word(&self, group: &Group, whose: &Whose) -> &'static str {
+        if self.switch.killed(group, whose).is_some() { "killed" } else { "live" }
+    }
+
+    fn flip(&mut self, flip: Flip<'_>) -> Answer<(FlipAnswer, Option<Ticket>)> {
+        let Some(scope) = self.scope(&flip.whose) else {
+            return refuse(Code::NotFound, format!("there is no {}", flip.whose), "");
+        };
+        let groups = flip.next.groups(&flip.whose, &self.ledger.numbers);
+        // A kill does not wait for a canary that cannot be had; it is then not proven.
+        if let Err(error) = self.canary() {
+            tracing::error!(message = error.message, "no canary for this flip");
+        }
+        let mut canary = self.canary.take();
+        let persist = || self.save_switch(&flip.next);
+        let done =
+            switch::apply(&self.fence, canary.as_mut(), scope, &groups, &flip.targets, flip.started, persist);
+        self.canary = canary;
+        let done = done.map_err(|error| failed("carry the flip out", &error))?;
+        self.finish(flip, &done)
+    }
+
+    /// Takes the new state over, records the flip, and says what was proven.
+    fn finish(&mut self, flip: Flip<'_>, done: &Flipped) -> Answer<(FlipAnswer, Option<Ticket>)> {
+        let restoring = flip.state == "live" || flip.state == "normal";
+        if done.persisted.is_err() && restoring {
+            let why = done.persisted.clone().err().unwrap_or_default();
+            return refuse(Code::Unavailable, format!("nothing was given back, because it cannot be written down: {why}"), format!("make room under {}", self.paths.state().display()));
+        }
+        self.switch = flip.next;
+        let answer = FlipAnswer {
+            group: flip.group,
+            state: flip.state.into(),
+            whose: flip.whose.to_string(),
+            enforced_by: vec!["kernel".into()],
+            effective_ns: done.effective_ns,
+            total_ns: done.total_ns,
+            sockets_destroyed: done.severed.destroyed as u64,
+            sockets_left: done.severed.left as u64,
+            calls_cancelled: 0,
+            canary: CanaryView { before: word(done.before), after: word(done.after) },
+            policies: flip.policies,
+            flip_id: flip.flip_id,
+            actor: actor_view(&flip.actor),
+            previous: flip.previous.into(),
+            persisted: done.persisted.is_ok(),
+        };
+        self.counters.flipped(&answer);
+        let proven = match flip.expected {
+            Proof::Refused => matches!(done.after, Proof::Refused | Proof::Nothing),
+            Proof::Accepted => matches!(done.after, Proof::Accepted | Proof::Nothing),
+            _ => done.after != Proof::Unknown,
+        };
+        let kind = if proven { Kind::Flip } else { Kind::FlipFailed };
+        let body = json!({ "flip": answer, "reason": flip.reason });
+        let ticket = self.record(kind, body).ok();
+        if !proven {
+            return refuse(
+                Code::Unproven,
+                format!(
+                    "{} is {} in the kernel, but the canary was {} afterwards where {} is right",
+                    answer.group, answer.state, answer.canary.after, word(flip.expected)
+                ),
+                "`clawguard doctor` tests every hook; `clawguard mode lockdown` stops everything",
+            );
+        }
+        Ok((answer, ticket))
+    }
+
+    /// Tests the switch: for the canary alone, or for everybody and back.
+    pub(crate) fn drill(&mut self, body: &DrillBody, actor: &Actor) -> Answer<(DrillAnswer, Option<Ticket>)> {
+        let names: Vec<String> = if body.groups.is_empty() {
+            let in_force: std::collections::BTreeSet<String> = self
+                .contracts
+                .values()
+                .flat_map(|contract| contract.samples.keys())
+                .filter(|group| **group != Group::tools())
+                .map(ToString::to_string)
+                .collect();
+            in_force.into_iter().collect()
+        } else {
+            body.groups.clone()
+        };
+        self.canary()?;
+        let mut groups = Vec::new();
+        for name in &names {
+            groups.push(if body.live { self.drill_live(name, actor)? } else { self.drill_canary(name)? });
+        }
+        let passed = groups.iter().all(|group| group.passed);
+        let answer = DrillAnswer { groups, passed };
+        let ticket = self.record(Kind::Drill, json!({ "drill": answer, "actor": actor })).ok();
+        Ok((answer, ticket))
+    }
+
+    fn drill_canary(&mut self, name: &str) -> Answer<DrillView> {
+        let group = self.group(name)?;
+        let (targets, _) = self.targets(&group, &Whose::Host);
+        let number = self.ledger.numbers.number(&group).unwrap_or(0);
+        let Some(canary) = self.canary.as_mut() else {
+            return Err(failed("drill", &"there is no canary"));
+        };
+        let done = switch::rehearse(&self.fence, canary, &Groups::one(number), &targets);
+        let again = switch::rehearse(&self.fence, canary, &Groups::default(), &targets);
+        let passed = done.after == Proof::Refused && again.after == done.before;
+        Ok(DrillView {
+            group: group.to_string(),
+            live: false,
+            canary: CanaryView { before: word(done.before), after: word(done.after) },
+            restored: word(again.after),
+            effective_ns: done.effective_ns,
+            passed,
+        })
+    }
+
+    fn drill_live(&mut self, name: &str, actor: &Actor) -> Answer<DrillView> {
+        let group = self.group(name)?;
+        if self.switch.killed(&group, &Whose::Host).is_some() {
+            return refuse(Code::Conflict, format!("{group} is killed: a drill would restore it"), "restore it first");
+        }
+        let body = FlipBody { reason: "drill".into(), agent: None, job: None };
+        let (down, _) = self.kill(name, &body, actor.clone(), Instant::now())?;
+        let (up, _) = self.restore(name, &body, actor.clone(), Instant::now())?;
+        let passed = down.canary.after == "refused" && up.canary.after == down.canary.before;
+        Ok(DrillView {
+            group: group.to_string(),
+            live: true,
+            canary: down.canary,
+            restored: up.canary.after,
+            effective_ns: down.effective_ns,
+            passed,
+        })
+    }
+}
+
+/// A reason that says something.
+fn reason(text: &str) -> Answer<String> {
+    let text = text.trim();
+    if text.is_empty() || text.len() > 1000 {
+        return refuse(Code::BadRequest, "a reason of 1 to 1000 bytes is needed", "say why: it is recorded");
+    }
+    Ok(text.to_owned())
+}
+
+fn flip_id() -> String {
+    crate::unique("flip")
+}
+

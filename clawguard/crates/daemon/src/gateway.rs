@@ -1,0 +1,228 @@
+//! The gateway's side of the daemon: its contract, its process where systemd does not start it, its channel.
+
+use std::{
+    collections::BTreeSet,
+    fs::{self, File},
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    os::{fd::AsFd, unix::net::UnixStream},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use claw::Hash;
+use clawguard_common::{Reason, protocol, side};
+use control::channel::{Ask, LONGEST, Told};
+use fence::{AgentName, JobId};
+use policy::{Group, Policy, compile::{Rule, Source}, contract::OnBypass, net};
+use serde_json::json;
+use sys::process::{Child, Program};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+
+use crate::{
+    contracts::Judged,
+    core::{Answer, Core, Shared, failed},
+    jobs::{NewJob, Origin},
+};
+
+/// The user whom the gateway becomes.
+const USER: &str = "clawguard-gateway";
+/// The job in which a gateway of the daemon's own runs.
+const JOB: &str = "gateway";
+/// How long a gateway that ended is left alone, at first and at most.
+const PATIENCE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+
+/// A gateway that the daemon started.
+pub(crate) struct Gateway {
+    child: Option<Child>,
+    again: Instant,
+    patience: Duration,
+}
+
+impl Gateway {
+    pub(crate) fn new() -> Self {
+        Self { child: None, again: Instant::now(), patience: PATIENCE.0 }
+    }
+
+    /// Starts the gateway if it does not run. Answers the daemon's end of a new channel.
+    pub(crate) fn tend(&mut self, shared: &Shared) -> Option<UnixStream> {
+        if self.child.as_ref().is_some_and(|child| child.ended().is_ok_and(|ended| !ended)) {
+            return None;
+        }
+        if let Some(ended) = self.child.take() {
+            tracing::warn!(status = ?ended.wait().ok(), "the gateway ended and is started again");
+            self.again = Instant::now() + self.patience;
+            self.patience = (self.patience * 2).min(PATIENCE.1);
+        }
+        if Instant::now() < self.again {
+            return None;
+        }
+        let mut core = shared.lock();
+        match core.start_gateway() {
+            Ok((child, channel)) => {
+                core.problems.remove("gateway");
+                self.child = Some(child);
+                Some(channel)
+            }
+            Err(error) => {
+                tracing::error!(message = error.message, "the gateway cannot be started");
+                core.problems.insert("gateway".into(), error.message);
+                self.again = Instant::now() + self.patience;
+                self.patience = (self.patience * 2).min(PATIENCE.1);
+                None
+            }
+        }
+    }
+
+    /// Ends it.
+    pub(crate) fn stop(&mut self) {
+        if let Some(child) = self.child.take() {
+            let _ = child.signal(15);
+            let _ = child.wait();
+        }
+    }
+}
+
+/// The contract that the gateway itself is held to: whoever may scrape the metrics may come in, and nothing goes out.
+fn contract(listen: SocketAddr) -> Policy {
+    let from: &[(IpAddr, u8)] = match listen.ip() {
+        ip if ip.is_loopback() => &[(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 0)), 104), (IpAddr::V6(Ipv6Addr::LOCALHOST), 128)],
+        _ => &[(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 96), (IpAddr::V6(Ipv6Addr::UNSPECIFIED), 0)],
+    };
+    let rules = from.iter().map(|(ip, bits)| Rule {
+        side: side::LISTEN,
+        protocol: protocol::TCP,
+        port: listen.port(),
+        range: net::Cidr { addr: net::addr(*ip), bits: *bits },
+        set: 0,
+        reason: Reason::Allowed,
+        number: Source::BuiltIn.number(),
+    });
+    Policy {
+        hash: Hash::of(format!("clawguard gateway {listen}").as_bytes()),
+        id: "clawguard:gateway".into(),
+        sequence: 0,
+        not_before: None,
+        not_after: None,
+        unix_sockets: true,
+        on_bypass: OnBypass::Alert,
+        sets: vec![BTreeSet::from([Group::all()])],
+        rules: rules.collect(),
+        kernel_groups: BTreeSet::new(),
+        gateway_groups: BTreeSet::new(),
+    }
+}
+
+impl Core {
+    /// Puts the gateway's own contract in force.
+    pub(crate) fn contract_for_gateway(&mut self) -> Answer<()> {
+        let Ok(name) = crate::GATEWAY.parse::<AgentName>() else { return Ok(()) };
+        let policy = contract(self.config.metrics.listen);
+        let hash = policy.hash;
+        let judged = Judged { bytes: Vec::new(), policy, signer: "builtin".into() };
+        if !self.contracts.contains_key(&hash) {
+            let lowered = fence::lower(&judged.policy, &self.ledger.numbers)
+                .map_err(|error| failed("write the gateway's contract", &error))?;
+            self.enter(&judged, lowered)?;
+        }
+        self.point(&name, hash)?;
+        self.drop_unused_contracts();
+        Ok(())
+    }
+
+    fn start_gateway(&mut self) -> Answer<(Child, UnixStream)> {
+        let failed = |error: io::Error| failed("start the gateway", &error);
+        let (Ok(agent), Ok(id)) = (crate::GATEWAY.parse::<AgentName>(), JOB.parse::<JobId>()) else {
+            return Err(failed(io::ErrorKind::InvalidInput.into()));
+        };
+        // A gateway of an earlier daemon does not know this one.
+        if let Some(job) = self.jobs.get(&id) {
+            let _ = fs::write(job.directory.join("cgroup.kill"), "1");
+            drop(self.end_job(JOB, &json!({ "channel": "daemon" })));
+            self.await_empty(&id);
+        }
+        let executable = self.executable.with_file_name("clawguard-gateway");
+        if !executable.exists() {
+            let error = io::Error::new(io::ErrorKind::NotFound, format!("{} is not there", executable.display()));
+            return Err(failed(error));
+        }
+        let directory = self.fence.places().job(&agent, &id);
+        let actor = json!({ "channel": "daemon" });
+        let new = NewJob { id, agent, wpc: None, directory: directory.clone(), origin: Origin::Gateway, actor };
+        drop(self.make_job(new)?);
+        let (ours, theirs) = UnixStream::pair().map_err(failed)?;
+        let path = executable.to_string_lossy();
+        let mut program = Program::new(&path, &["--channel", "stdin"], &[]).map_err(failed)?;
+        program.user = Some(user());
+        let cgroup = File::open(directory).map_err(failed)?;
+        let null = File::options().write(true).open("/dev/null").map_err(failed)?;
+        let stderr = io::stderr();
+        let child = program.start(cgroup.as_fd(), [theirs.as_fd(), null.as_fd(), stderr.as_fd()]).map_err(failed)?;
+        Ok((child, ours))
+    }
+
+    /// Waits a moment for a job that was killed to be gone.
+    fn await_empty(&mut self, id: &JobId) {
+        for _ in 0..50 {
+            self.bury(id);
+            if !self.jobs.contains_key(id) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+/// The gateway's user and group; where the package's user does not exist, nobody.
+fn user() -> (u32, u32) {
+    match nix::unistd::User::from_name(USER) {
+        Ok(Some(user)) => (user.uid.as_raw(), user.gid.as_raw()),
+        _ => (65534, 65534),
+    }
+}
+
+/// Whether a peer of the channel's socket is the gateway.
+pub(crate) fn is_gateway(core: &Core, peer: &sys::peer::Peer) -> bool {
+    let own = match core.hands(&peer.cgroup) {
+        crate::jobs::Hands::Job(id) => core.jobs.get(&id).is_some_and(|job| job.agent.as_str() == crate::GATEWAY),
+        _ => false,
+    };
+    own && peer.uid == user().0
+}
+
+/// Answers the gateway until it hangs up.
+pub(crate) async fn serve(channel: tokio::net::UnixStream, shared: Arc<Shared>) {
+    let (read, mut write) = channel.into_split();
+    let mut read = BufReader::new(read).take(LONGEST as u64);
+    let mut line = String::new();
+    loop {
+        line.clear();
+        read.set_limit(LONGEST as u64);
+        match read.read_line(&mut line).await {
+            Ok(0) | Err(_) => return,
+            Ok(_) => {}
+        }
+        let Ok(ask) = serde_json::from_str::<Ask>(&line) else {
+            tracing::warn!("the gateway asked something that there is not");
+            return;
+        };
+        let shared = Arc::clone(&shared);
+        let Ok(told) = tokio::task::spawn_blocking(move || tell(&shared, &ask)).await else { return };
+        let Ok(mut text) = serde_json::to_string(&told) else { return };
+        text.push('\n');
+        if write.write_all(text.as_bytes()).await.is_err() {
+            return;
+        }
+    }
+}
+
+fn tell(shared: &Shared, ask: &Ask) -> Told {
+    let core = shared.lock();
+    match ask {
+        Ask::Settings => Told::Settings { metrics: core.config.metrics.listen },
+        Ask::Metrics => Told::Metrics(core.metrics().unwrap_or_else(|error| {
+            tracing::error!(%error, "the metrics cannot be written");
+            String::new()
+        })),
+    }
+}

@@ -1,0 +1,38 @@
+//! The privileged daemon: starts, supervises, wires the rooms together.
+//!
+//! What it puts in force stays in force when it ends, however it ends. It parses nothing that an agent or the network
+//! sent, except signed envelopes, size-capped, through the pure parsers of `claw`.
+#![forbid(unsafe_code)]
+
+mod api;
+pub mod audit;
+pub mod config;
+mod contracts;
+mod core;
+mod decisions;
+mod flips;
+mod gateway;
+mod jobs;
+pub mod ledger;
+mod matching;
+mod metrics;
+pub mod paths;
+mod serve;
+mod watch;
+
+pub use serve::{Error, Options, host_key, run};
+
+/// The name of the agent that the gateway is.
+pub const GATEWAY: &str = "gateway";
+
+/// The argument with which the daemon starts its own executable as the canary.
+pub const CANARY: &str = "canary";
+
+/// An id that is not given twice: a word, the time in hexadecimal, and some chance.
+#[must_use]
+pub fn unique(word: &str) -> String {
+    let mut chance = [0_u8; 4];
+    // Without chance there is still the time.
+    let _ = getrandom::fill(&mut chance);
+    format!("{word}-{:x}-{:08x}", sys::clock::wall_ns() / 1_000_000, u32::from_ne_bytes(chance))
+}

@@ -1,0 +1,4 @@
+//! What happened, in a form that others can verify. No clock, no file, no socket in here.
+#![forbid(unsafe_code)]
+
+pub mod chain;

@@ -1,0 +1,91 @@
+//! A policy as the kernel's tables.
+
+use std::io;
+
+use clawguard_common::{ExactKey, Groups, RangeData, Rule, group, policy as flags, side, tag};
+use policy::{Group, Policy};
+use sys::bpf::{self, RangeKey};
+
+use std::os::fd::OwnedFd;
+
+/// The kernel's tables for one contract. They are filled before any job can find them and never change.
+#[derive(Debug)]
+pub struct Lowered {
+    pub(crate) exact: Option<OwnedFd>,
+    pub(crate) ranges: Option<OwnedFd>,
+    pub(crate) flags: u64,
+    /// How many entries they have together.
+    pub entries: usize,
+}
+
+/// The numbers by which a host's groups are told apart in the kernel.
+pub trait Numbering {
+    /// The number of a group that has one.
+    fn number(&self, group: &Group) -> Option<usize>;
+}
+
+/// Fills tables with a policy's rules.
+///
+/// # Errors
+///
+/// If the kernel has no memory for them.
+pub fn lower(policy: &Policy, numbering: &dyn Numbering) -> io::Result<Lowered> {
+    let sets: Vec<Groups> = policy
+        .sets
+        .iter()
+        .map(|set| {
+            // Whatever else it belongs to, `all` takes it away.
+            let mut groups = Groups::one(group::ALL);
+            for name in set {
+                match numbering.number(name) {
+                    Some(number) => groups.insert(number),
+                    None => {
+                        let missing = format!("the group {name} has no number");
+                        return Err(io::Error::new(io::ErrorKind::InvalidInput, missing));
+                    }
+                }
+            }
+            Ok(groups)
+        })
+        .collect::<io::Result<_>>()?;
+    let mut found = 0;
+    let (mut exact_keys, mut exact_rules) = (Vec::new(), Vec::new());
+    let (mut range_keys, mut range_rules) = (Vec::new(), Vec::new());
+    for rule in &policy.rules {
+        let tag = tag(rule.side, rule.protocol, rule.port);
+        let value = Rule {
+            groups: sets.get(usize::from(rule.set)).copied().unwrap_or(Groups::one(group::ALL)),
+            number: rule.number,
+            reason: rule.reason as u8,
+            pad: [0; 3],
+        };
+        if rule.range.bits == 128 && rule.side == side::EGRESS {
+            found |= flags::EXACT;
+            exact_keys.push(ExactKey { tag, addr: rule.range.addr });
+            exact_rules.push(value);
+        } else {
+            found |= if rule.side == side::EGRESS { flags::RANGES } else { flags::LISTEN };
+            let data = RangeData { tag, addr: rule.range.addr, pad: 0 };
+            range_keys.push(RangeKey { prefix: RangeData::prefix(u32::from(rule.range.bits)), data });
+            range_rules.push(value);
+        }
+    }
+    let entries = exact_keys.len() + range_keys.len();
+    let exact = filled(crate::maps::new_exact, &exact_keys, &exact_rules)?;
+    let ranges = filled(crate::maps::new_ranges, &range_keys, &range_rules)?;
+    Ok(Lowered { exact, ranges, flags: found, entries })
+}
+
+fn filled<K: bpf::Plain>(
+    new: fn(u32) -> io::Result<OwnedFd>,
+    keys: &[K],
+    rules: &[Rule],
+) -> io::Result<Option<OwnedFd>> {
+    if keys.is_empty() {
+        return Ok(None);
+    }
+    let entries = u32::try_from(keys.len()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+    let map = new(entries)?;
+    bpf::map_update_batch(&map, keys, rules)?;
+    Ok(Some(map))
+}

@@ -1,0 +1,821 @@
+//! From a contract's text to the rules that the kernel holds an agent to.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashSet},
+    net::IpAddr,
+};
+
+use claw::{Hash, time::Instant};
+use clawguard_common::{Addr, Endpoint, Reason, protocol, side};
+
+use crate::{
+    contract::{Allowed, Contract, Egress, OnBypass, Protocol, To, Tools},
+    finding::{Finding, Outcome},
+    group::{Class, Group, Risk},
+    host::{HostFacts, McpServer},
+    name::{HostName, HostPattern},
+    net::{self, Cidr},
+    special,
+};
+
+/// A contract as the kernel will hold an agent to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// The contract's hash.
+    pub hash: Hash,
+    /// `policy_id`
+    pub id: String,
+    /// `sequence`
+    pub sequence: u64,
+    /// Not in force before this.
+    pub not_before: Option<Instant>,
+    /// Not in force from this on.
+    pub not_after: Option<Instant>,
+    /// Whether the agent may make unix sockets.
+    pub unix_sockets: bool,
+    /// What happens when the agent tries another way to a model.
+    pub on_bypass: OnBypass,
+    /// The distinct sets of groups that rules belong to.
+    pub sets: Vec<BTreeSet<Group>>,
+    /// The rules, sorted by where they stand; no two for one place.
+    pub rules: Vec<Rule>,
+    /// Groups that some rule belongs to: what the kernel can kill.
+    pub kernel_groups: BTreeSet<Group>,
+    /// Groups that only a gateway could tell apart.
+    pub gateway_groups: BTreeSet<Group>,
+}
+
+/// One rule of the kernel's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Rule {
+    /// [`side`]
+    pub side: u8,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// The remote port, or for `listen` the local one.
+    pub port: u16,
+    /// Remote addresses.
+    pub range: Cidr,
+    /// Index into [`Policy::sets`].
+    pub set: u16,
+    /// [`Reason::Allowed`], or why it denies.
+    pub reason: Reason,
+    /// Where it comes from; see [`Source`].
+    pub number: u32,
+}
+
+/// Where in a contract a rule comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// `metadata.clawguard.v1.egress[n]`
+    Egress(u32),
+    /// `egress_allowlist[n]`
+    Allowlist(u32),
+    /// `metadata.clawguard.v1.listen[n]`
+    Listen(u32),
+    /// A range or a host that ClawGuard itself holds back.
+    BuiltIn,
+}
+
+const KIND_SHIFT: u32 = 28;
+const INDEX: u32 = (1 << KIND_SHIFT) - 1;
+
+impl Source {
+    /// As [`Rule::number`].
+    #[must_use]
+    pub const fn number(self) -> u32 {
+        match self {
+            Self::Egress(n) => n & INDEX,
+            Self::Allowlist(n) => (1 << KIND_SHIFT) | (n & INDEX),
+            Self::Listen(n) => (2 << KIND_SHIFT) | (n & INDEX),
+            Self::BuiltIn => 3 << KIND_SHIFT,
+        }
+    }
+
+    /// From [`Rule::number`].
+    #[must_use]
+    pub const fn from_number(number: u32) -> Option<Self> {
+        let index = number & INDEX;
+        match number >> KIND_SHIFT {
+            0 => Some(Self::Egress(index)),
+            1 => Some(Self::Allowlist(index)),
+            2 => Some(Self::Listen(index)),
+            3 if index == 0 => Some(Self::BuiltIn),
+            _ => None,
+        }
+    }
+
+    /// Its place in the payload.
+    #[must_use]
+    pub fn path(self) -> String {
+        match self {
+            Self::Egress(n) => format!("metadata.clawguard.v1.egress[{n}]"),
+            Self::Allowlist(n) => format!("egress_allowlist[{n}]"),
+            Self::Listen(n) => format!("metadata.clawguard.v1.listen[{n}]"),
+            Self::BuiltIn => "a built-in rule".into(),
+        }
+    }
+}
+
+/// Why a contract that can be read is refused all the same.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// A restriction that nothing on this host could hold an agent to.
+    #[error("{path} cannot be enforced: {why}")]
+    Unenforceable {
+        /// Which.
+        path: String,
+        /// Why not.
+        why: String,
+    },
+    /// An entry of `egress` that `egress_allowlist` does not cover.
+    #[error("{path} lies outside egress_allowlist; where both are there, every entry must be covered by it")]
+    OutsideAllowlist {
+        /// Which.
+        path: String,
+    },
+    /// Two rules for one place with different groups.
+    #[error(
+        "{one} and {other} both name {place} but belong to different groups ({one_groups} / {other_groups}): \
+         a kill of one could not spare the other"
+    )]
+    Conflict {
+        /// The first.
+        one: String,
+        /// The second.
+        other: String,
+        /// Where they meet.
+        place: String,
+        /// The groups of the first.
+        one_groups: String,
+        /// The groups of the second.
+        other_groups: String,
+    },
+    /// More distinct sets of groups than are told apart.
+    #[error("the contract has more than {limit} different sets of groups")]
+    TooManySets {
+        /// How many there may be.
+        limit: usize,
+    },
+}
+
+const MOST_SETS: usize = u16::MAX as usize;
+
+/// Compiles a contract for a host.
+///
+/// # Errors
+///
+/// See [`Error`].
+pub fn compile(contract: &Contract, hash: Hash, host: &HostFacts) -> Result<Policy, Error> {
+    Compiler::new(contract, host, None).run(hash).map(|(policy, _)| policy)
+}
+
+/// Compiles a contract and tells what became of each of its lines.
+///
+/// # Errors
+///
+/// See [`Error`].
+pub fn check(contract: &Contract, hash: Hash, host: &HostFacts) -> Result<(Policy, Vec<Finding>), Error> {
+    Compiler::new(contract, host, Some(Vec::new())).run(hash)
+}
+
+/// What `egress` says about hosts, for looking up.
+struct Named<'a> {
+    exact: HashSet<&'a HostName>,
+    below: HashSet<&'a HostName>,
+}
+
+impl<'a> Named<'a> {
+    fn of(patterns: impl Iterator<Item = &'a HostPattern>) -> Self {
+        let mut named = Self { exact: HashSet::new(), below: HashSet::new() };
+        for pattern in patterns {
+            match pattern {
+                HostPattern::Exact(name) => named.exact.insert(name),
+                HostPattern::Below(name) => named.below.insert(name),
+            };
+        }
+        named
+    }
+
+    /// Whether a wildcard stands for the host.
+    fn below(&self, name: &HostName) -> bool {
+        !self.below.is_empty() && name.parents().any(|parent| self.below.contains(&parent))
+    }
+
+    /// Whether one of the patterns covers this one.
+    fn covers(&self, pattern: &HostPattern) -> bool {
+        match pattern {
+            HostPattern::Exact(name) => self.exact.contains(name) || self.below(name),
+            HostPattern::Below(name) => self.below.contains(name) || self.below(name),
+        }
+    }
+
+    fn has(&self, pattern: &HostPattern) -> bool {
+        match pattern {
+            HostPattern::Exact(name) => self.exact.contains(name),
+            HostPattern::Below(name) => self.below.contains(name),
+        }
+    }
+}
+
+/// Hosts and their addresses, as `[hosts]` has them.
+type Hosts<'a> = Vec<(&'a HostName, &'a BTreeSet<IpAddr>)>;
+
+struct Compiler<'a> {
+    contract: &'a Contract,
+    host: &'a HostFacts,
+    /// The hosts that `egress` speaks about.
+    named: Named<'a>,
+    sets: BTreeMap<BTreeSet<Group>, u16>,
+    rules: Vec<Rule>,
+    findings: Option<Vec<Finding>>,
+    gateway_groups: BTreeSet<Group>,
+}
+
+const GUARD: &str = "metadata.clawguard.v1";
+
+impl<'a> Compiler<'a> {
+    fn new(contract: &'a Contract, host: &'a HostFacts, findings: Option<Vec<Finding>>) -> Self {
+        let named = Named::of(contract.guard.egress.iter().filter_map(|entry| match &entry.to {
+            To::Host(pattern) => Some(pattern),
+            To::Range(_) => None,
+        }));
+        let gateway_groups = contract.guard.groups.iter().map(|spec| spec.name.clone()).collect();
+        Self { contract, host, named, sets: BTreeMap::new(), rules: Vec::new(), findings, gateway_groups }
+    }
+
+    fn run(mut self, hash: Hash) -> Result<(Policy, Vec<Finding>), Error> {
+        self.refuse_what_nothing_enforces()?;
+        self.within_allowlist()?;
+        self.egress()?;
+        self.allowlist()?;
+        self.listen()?;
+        self.model_hosts()?;
+        self.explicit_only();
+        self.hold_back_special_ranges()?;
+        let rules = self.sorted_rules()?;
+        let findings = self.describe_the_rest();
+        let mut sets: Vec<(BTreeSet<Group>, u16)> = self.sets.into_iter().collect();
+        sets.sort_by_key(|(_, index)| *index);
+        let sets: Vec<BTreeSet<Group>> = sets.into_iter().map(|(set, _)| set).collect();
+        let used: BTreeSet<u16> =
+            rules.iter().filter(|rule| rule.reason == Reason::Allowed).map(|rule| rule.set).collect();
+        let kernel_groups: BTreeSet<Group> =
+            used.into_iter().filter_map(|set| sets.get(usize::from(set))).flatten().cloned().collect();
+        let guard = &self.contract.guard;
+        let policy = Policy {
+            hash,
+            id: self.contract.policy_id.clone(),
+            sequence: guard.sequence,
+            not_before: guard.not_before,
+            not_after: guard.not_after,
+            unix_sockets: guard.unix_sockets,
+            on_bypass: guard.model.as_ref().map(|model| model.on_bypass).unwrap_or_default(),
+            gateway_groups: self.gateway_groups.difference(&kernel_groups).cloned().collect(),
+            sets,
+            rules,
+            kernel_groups,
+        };
+        Ok((policy, findings))
+    }
+
+    /// Notes what became of a line, if somebody asked.
+    fn found(&mut self, path: impl Into<String>, outcome: Outcome, note: impl Into<String>) {
+        if let Some(findings) = &mut self.findings {
+            findings.push(Finding { path: path.into(), outcome, note: note.into() });
+        }
+    }
+
+    /// The same for lines of which there may be very many.
+    fn found_of(&mut self, source: Source, outcome: Outcome, note: impl FnOnce() -> String) {
+        if self.findings.is_some() {
+            self.found(source.path(), outcome, note());
+        }
+    }
+
+    fn set(&mut self, groups: BTreeSet<Group>) -> Result<u16, Error> {
+        let next = self.sets.len();
+        if let Some(known) = self.sets.get(&groups) {
+            return Ok(*known);
+        }
+        if next >= MOST_SETS {
+            return Err(Error::TooManySets { limit: MOST_SETS });
+        }
+        self.sets.insert(groups, next as u16);
+        Ok(next as u16)
+    }
+
+    fn refuse_what_nothing_enforces(&self) -> Result<(), Error> {
+        if self.contract.guard.token {
+            return Err(Error::Unenforceable {
+                path: format!("{GUARD}.token"),
+                why: "this version does not verify job tokens; leave the member out, or use a version that does".into(),
+            });
+        }
+        Ok(())
+    }
+
+    /// Where both are there, `egress` may only say more about what `egress_allowlist` names.
+    fn within_allowlist(&self) -> Result<(), Error> {
+        let allowlist = &self.contract.egress_allowlist;
+        if allowlist.is_empty() {
+            return Ok(());
+        }
+        let hosts = Named::of(allowlist.iter().filter_map(|allowed| match allowed {
+            Allowed::Host(pattern) => Some(pattern),
+            Allowed::Range(_) => None,
+        }));
+        let range = |wanted: Cidr| {
+            allowlist.iter().any(|allowed| matches!(allowed, Allowed::Range(range) if range.covers(wanted)))
+        };
+        for (i, entry) in self.contract.guard.egress.iter().enumerate() {
+            let covered = match &entry.to {
+                To::Host(pattern) => hosts.covers(pattern),
+                To::Range(wanted) => range(*wanted),
+            };
+            if !covered {
+                return Err(Error::OutsideAllowlist { path: Source::Egress(i as u32).path() });
+            }
+        }
+        Ok(())
+    }
+
+    fn egress(&mut self) -> Result<(), Error> {
+        for (i, entry) in self.contract.guard.egress.iter().enumerate() {
+            let source = Source::Egress(i as u32);
+            match &entry.to {
+                To::Range(range) => {
+                    let groups = self.groups_of(entry, None);
+                    let set = self.set(groups)?;
+                    self.push_ports(entry, *range, set, source);
+                    self.found_of(source, Outcome::Kernel, || format!("{range}, by address and port"));
+                }
+                To::Host(pattern) => {
+                    let hosts = self.hosts(pattern, |name| self.named.exact.contains(name));
+                    self.host_entry(entry, source, &hosts)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The hosts of `[hosts]` that a pattern stands for. A wildcard leaves out those that a narrower entry speaks about.
+    fn hosts(&self, pattern: &HostPattern, spoken_for: impl Fn(&HostName) -> bool) -> Hosts<'a> {
+        match pattern {
+            HostPattern::Exact(name) => self.host.hosts.get_key_value(name).into_iter().collect(),
+            HostPattern::Below(_) => {
+                self.host.hosts.iter().filter(|(name, _)| pattern.matches(name) && !spoken_for(name)).collect()
+            }
+        }
+    }
+
+    fn host_entry(
+        &mut self,
+        entry: &Egress,
+        source: Source,
+        hosts: &[(&HostName, &BTreeSet<IpAddr>)],
+    ) -> Result<(), Error> {
+        if hosts.is_empty() {
+            let note = "no address of it is known: [hosts] does not name it, and this version resolves no names";
+            self.found_of(source, Outcome::Denied, || note.into());
+            return Ok(());
+        }
+        for (name, addresses) in hosts {
+            self.refuse_receiptless_model(name, source)?;
+            for port in &entry.ports {
+                let server = self.host.mcp_server_at(name, *port);
+                if let Some(server) = server
+                    && let Some(rule) = tool_rule_about(self.contract.guard.tools.as_ref(), server)
+                {
+                    let note = format!(
+                        "{name}:{port} is the MCP server {} and {rule} restricts its tools, which needs the MCP gateway",
+                        server.name
+                    );
+                    self.found_of(source, Outcome::Denied, || note);
+                    continue;
+                }
+                let mut groups = self.groups_of(entry, server);
+                if self.host.is_model_host(name) {
+                    groups.insert(Group::model());
+                }
+                let set = self.set(groups)?;
+                for address in *addresses {
+                    let range = Cidr::host(net::addr(*address));
+                    let protocols: &[Protocol] = if entry.quic { &[Protocol::Tcp, Protocol::Udp] } else { &[entry.protocol] };
+                    for protocol in protocols {
+                        self.push(side::EGRESS, *protocol, *port, range, set, source);
+                    }
+                }
+                let judged = if entry.tls { "; the TLS name is not judged yet" } else { "" };
+                self.found_of(source, Outcome::Kernel, || format!("{name}:{port}, by address and port{judged}"));
+            }
+        }
+        Ok(())
+    }
+
+    fn refuse_receiptless_model(&self, name: &HostName, source: Source) -> Result<(), Error> {
+        let receipts = self.contract.guard.model.as_ref().is_some_and(|model| model.require_proxy_receipts);
+        if receipts && self.host.is_model_host(name) {
+            return Err(Error::Unenforceable {
+                path: format!("{GUARD}.model.require_proxy_receipts"),
+                why: format!("{} opens {name}, a model host, where no proxy would give a receipt", source.path()),
+            });
+        }
+        Ok(())
+    }
+
+    /// `egress_allowlist` grants TLS on port 443 to what `egress` says nothing about.
+    fn allowlist(&mut self) -> Result<(), Error> {
+        for (i, allowed) in self.contract.egress_allowlist.iter().enumerate() {
+            let source = Source::Allowlist(i as u32);
+            match allowed {
+                Allowed::Range(_) => {
+                    self.found(source.path(), Outcome::Kernel, "bounds the ranges in egress; opens nothing by itself");
+                }
+                Allowed::Host(pattern) => {
+                    if self.named.has(pattern) {
+                        self.found_of(source, Outcome::Kernel, || "as egress says in detail".into());
+                        continue;
+                    }
+                    let entry = Egress {
+                        to: To::Host(pattern.clone()),
+                        ports: vec![443],
+                        protocol: Protocol::Tcp,
+                        tls: true,
+                        quic: false,
+                        class: None,
+                        groups: Vec::new(),
+                    };
+                    // An exact host that a wildcard of egress stands for is that wildcard's.
+                    if self.named.covers(pattern) {
+                        self.found_of(source, Outcome::Kernel, || "as a wildcard of egress says in detail".into());
+                        continue;
+                    }
+                    let hosts =
+                        self.hosts(pattern, |name| self.named.exact.contains(name) || self.named.below(name));
+                    self.host_entry(&entry, source, &hosts)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn push_ports(&mut self, entry: &Egress, range: Cidr, set: u16, source: Source) {
+        for port in &entry.ports {
+            self.push(side::EGRESS, entry.protocol, *port, range, set, source);
+            if entry.quic {
+                self.push(side::EGRESS, Protocol::Udp, *port, range, set, source);
+            }
+        }
+    }
+
+    fn push(&mut self, side: u8, protocol: Protocol, port: u16, range: Cidr, set: u16, source: Source) {
+        let protocol = match protocol {
+            Protocol::Tcp => protocol::TCP,
+            Protocol::Udp => protocol::UDP,
+        };
+        self.rules.push(Rule { side, protocol, port, range, set, reason: Reason::Allowed, number: source.number() });
+    }
+
+    /// The groups that an entry belongs to: its own, and those that follow from what it is.
+    ///
+    /// Chat and model entries carry a risk or a class only if the contract gives them one, so that no kill of a risk or a
+    /// class, and no mode but `lockdown`, takes the chat away by surprise.
+    fn groups_of(&self, entry: &Egress, server: Option<&McpServer>) -> BTreeSet<Group> {
+        let mut groups: BTreeSet<Group> = entry.groups.iter().cloned().collect();
+        groups.insert(Group::all());
+        let talk = groups.contains(&Group::channel()) || groups.contains(&Group::model());
+        let specs = || self.contract.guard.groups.iter();
+        let mut risk = specs().filter(|spec| entry.groups.contains(&spec.name)).filter_map(|spec| spec.risk).max();
+        let mut class = entry.class;
+        if let Some(server) = server {
+            groups.insert(Group::mcp(&server.name));
+            for spec in specs() {
+                let whole = |pattern: &crate::contract::ToolPattern| {
+                    pattern.server == server.name && pattern.tool == "*"
+                };
+                if spec.tools.iter().any(whole) {
+                    groups.insert(spec.name.clone());
+                    risk = risk.max(spec.risk);
+                }
+            }
+            risk = risk.max(Some(server.risk));
+            class = class.or(Some(server.class));
+        }
+        if !talk {
+            risk = risk.or(Some(Risk::High));
+            class = class.or(Some(Class::Irreversible));
+        }
+        groups.extend(risk.map(Group::risk));
+        groups.extend(class.map(Group::class));
+        if !talk || server.is_some() {
+            groups.insert(Group::tools());
+        }
+        groups
+    }
+
+    fn listen(&mut self) -> Result<(), Error> {
+        if self.contract.guard.listen.is_empty() {
+            return Ok(());
+        }
+        let set = self.set(BTreeSet::from([Group::all()]))?;
+        for (i, entry) in self.contract.guard.listen.iter().enumerate() {
+            let source = Source::Listen(i as u32);
+            for port in &entry.ports {
+                self.push(side::LISTEN, entry.protocol, *port, entry.from, set, source);
+            }
+            self.found(source.path(), Outcome::Kernel, format!("from {}, by address and local port", entry.from));
+        }
+        Ok(())
+    }
+
+    /// A model host's address that no entry opens is held back even inside a range that one opens, and named as what it is.
+    fn model_hosts(&mut self) -> Result<(), Error> {
+        let opened: BTreeSet<(u8, u16, Cidr)> =
+            self.rules.iter().map(|rule| (rule.protocol, rule.port, rule.range)).collect();
+        let set = self.set(BTreeSet::from([Group::all(), Group::model()]))?;
+        for (name, addresses) in &self.host.hosts {
+            if !self.host.is_model_host(name) {
+                continue;
+            }
+            for address in addresses {
+                for (protocol, port) in [(protocol::TCP, 443), (protocol::TCP, 80), (protocol::UDP, 443)] {
+                    let range = Cidr::host(net::addr(*address));
+                    if !opened.contains(&(protocol, port, range)) {
+                        self.rules.push(Rule {
+                            side: side::EGRESS,
+                            protocol,
+                            port,
+                            range,
+                            set,
+                            reason: Reason::ModelDirect,
+                            number: Source::BuiltIn.number(),
+                        });
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// An address in a special range is reached only by a CIDR that lies inside that range: never by a name.
+    fn explicit_only(&mut self) {
+        let explicit: Vec<Rule> = self
+            .rules
+            .iter()
+            .filter(|rule| rule.range.bits < 128 || matches!(self.contract_entry(rule), Some(To::Range(_))))
+            .copied()
+            .collect();
+        let mut refused = BTreeMap::new();
+        self.rules.retain(|rule| {
+            let by_name = rule.side == side::EGRESS && rule.reason == Reason::Allowed && rule.range.bits == 128;
+            let Some(special) = special::of(rule.range.addr).filter(|_| by_name) else { return true };
+            let named = explicit.iter().any(|other| {
+                (other.side, other.protocol, other.port) == (rule.side, rule.protocol, rule.port)
+                    && special.range.covers(other.range)
+                    && other.range.covers(rule.range)
+            });
+            if !named {
+                refused.insert(rule.number, (rule.range.addr, special.range));
+            }
+            named
+        });
+        for (number, (addr, range)) in refused {
+            let path = Source::from_number(number).map_or_else(String::new, Source::path);
+            let note = format!("{} lies in {range}, which needs a cidr entry of its own", net::ip(addr));
+            self.found(path, Outcome::Denied, note);
+        }
+    }
+
+    fn contract_entry(&self, rule: &Rule) -> Option<&To> {
+        match Source::from_number(rule.number)? {
+            Source::Egress(n) => self.contract.guard.egress.get(n as usize).map(|entry| &entry.to),
+            _ => None,
+        }
+    }
+
+    /// A wide range does not open the special ranges inside it.
+    fn hold_back_special_ranges(&mut self) -> Result<(), Error> {
+        let set = self.set(BTreeSet::from([Group::all()]))?;
+        let mut holes = BTreeSet::new();
+        for rule in &self.rules {
+            if rule.reason != Reason::Allowed {
+                continue;
+            }
+            let mut hole = |range: Cidr, reason| {
+                if rule.range.bits < range.bits && rule.range.covers(range) {
+                    holes.insert((rule.side, rule.protocol, rule.port, range, reason));
+                }
+            };
+            if rule.side == side::EGRESS {
+                for special in special::all() {
+                    hole(special.range, special.reason);
+                }
+                hole(Cidr::V4, Reason::NotInContract);
+            } else {
+                hole(Cidr::V4, Reason::Inbound);
+            }
+        }
+        let taken: BTreeSet<_> = self.rules.iter().map(|rule| (rule.side, rule.protocol, rule.port, rule.range)).collect();
+        for (side, protocol, port, range, reason) in holes {
+            if !taken.contains(&(side, protocol, port, range)) {
+                self.rules.push(Rule { side, protocol, port, range, set, reason, number: Source::BuiltIn.number() });
+            }
+        }
+        Ok(())
+    }
+
+    /// Sorts the rules and refuses those of which a look-up would find either: the kernel finds the narrowest, so a rule
+    /// must agree with the next wider one that it lies in.
+    fn sorted_rules(&mut self) -> Result<Vec<Rule>, Error> {
+        let mut rules = std::mem::take(&mut self.rules);
+        // Wider before narrower at one address; allowing before denying at one place.
+        rules.sort_by_key(|rule| (rule.side, rule.protocol, rule.port, rule.range.addr.bytes(), rule.range.bits, rule.reason, rule.set, rule.number));
+        let mut around: Vec<Rule> = Vec::new();
+        let mut kept: Vec<Rule> = Vec::with_capacity(rules.len());
+        for rule in rules {
+            let place = |r: &Rule| (r.side, r.protocol, r.port);
+            while around.last().is_some_and(|wider| place(wider) != place(&rule) || !wider.range.covers(rule.range)) {
+                around.pop();
+            }
+            if rule.reason == Reason::Allowed {
+                let wider = around.iter().rev().find(|wider| wider.reason == Reason::Allowed);
+                // A hole between the two means that the wider one does not reach here.
+                let hidden = around.last().is_some_and(|last| last.reason != Reason::Allowed);
+                if let Some(wider) = wider.filter(|wider| wider.set != rule.set && !hidden) {
+                    return Err(self.conflict(wider, &rule));
+                }
+            }
+            match around.last() {
+                // One place, told twice: the first stands (they agree, or the first allows what a contract names).
+                Some(last) if last.range == rule.range => {}
+                _ => {
+                    around.push(rule);
+                    kept.push(rule);
+                }
+            }
+        }
+        Ok(kept)
+    }
+
+    fn conflict(&self, one: &Rule, other: &Rule) -> Error {
+        let groups = |rule: &Rule| {
+            let set = self.sets.iter().find(|(_, index)| **index == rule.set).map(|(set, _)| set);
+            set.into_iter().flatten().map(Group::as_str).collect::<Vec<_>>().join(" ")
+        };
+        let path = |rule: &Rule| Source::from_number(rule.number).map_or_else(String::new, Source::path);
+        let protocol = if other.protocol == protocol::TCP { "tcp" } else { "udp" };
+        Error::Conflict {
+            one: path(one),
+            other: path(other),
+            place: format!("{} port {protocol}/{}", other.range, other.port),
+            one_groups: groups(one),
+            other_groups: groups(other),
+        }
+    }
+
+    /// What the rest of the contract comes to on a host without gateways.
+    fn describe_the_rest(&mut self) -> Vec<Finding> {
+        if self.findings.is_none() {
+            return Vec::new();
+        }
+        let contract = self.contract;
+        let guard = &contract.guard;
+        if guard.egress.is_empty() && contract.egress_allowlist.is_empty() {
+            self.found("egress_allowlist", Outcome::Kernel, "empty or absent: the agent reaches nothing");
+        }
+        let no_model = "no model call is mediated on this host, and direct ones are only to what egress names";
+        for (present, name) in [
+            (contract.allowed_providers.is_some(), "allowed_providers"),
+            (contract.allowed_models.is_some(), "allowed_models"),
+        ] {
+            if present {
+                self.found(name, Outcome::Denied, format!("needs the model gateway: {no_model}"));
+            }
+        }
+        for name in &contract.model_rules {
+            self.found(*name, Outcome::Denied, format!("restricts calls that are not given: {no_model}"));
+        }
+        if let Some(model) = &guard.model {
+            if model.require_proxy_receipts {
+                let note = "no model host is opened, so that no call goes without a receipt";
+                self.found(format!("{GUARD}.model.require_proxy_receipts"), Outcome::Kernel, note);
+            }
+            let note = match model.on_bypass {
+                OnBypass::Alert => "told by metric and record",
+                OnBypass::ReadOnly => "told, and the groups class:write and class:irreversible of the agent are killed",
+                OnBypass::Halt => "told, and the group all of the agent is killed",
+            };
+            self.found(format!("{GUARD}.model.on_bypass"), Outcome::Daemon, note);
+        }
+        if let Some(tools) = &guard.tools {
+            let no_gateway = "needs the MCP gateway: no tool call is mediated on this host";
+            for (present, name) in
+                [(tools.allow.is_some(), "allow"), (!tools.deny.is_empty(), "deny"), (!tools.approve.is_empty(), "approve")]
+            {
+                if present {
+                    self.found(format!("{GUARD}.tools.{name}"), Outcome::Denied, no_gateway);
+                }
+            }
+        }
+        if guard.data_classes {
+            let note = "no call is mediated on this host; what an agent sends to an endpoint of egress is not read";
+            self.found(format!("{GUARD}.data_classes"), Outcome::Denied, note);
+        }
+        for (i, spec) in guard.groups.iter().enumerate() {
+            let by_rule = self.sets.keys().any(|set| set.contains(&spec.name));
+            let note = if by_rule { "endpoints can be killed together" } else { "no endpoint belongs to it; its tools need the MCP gateway" };
+            let outcome = if by_rule { Outcome::Kernel } else { Outcome::Denied };
+            self.found(format!("{GUARD}.groups[{i}]"), outcome, format!("{}: {note}", spec.name));
+        }
+        for (present, name) in [(guard.not_before.is_some(), "not_before"), (guard.not_after.is_some(), "not_after")] {
+            if present {
+                let (outcome, note) = if name == "not_after" {
+                    (Outcome::Kernel, "by the kernel's clock, without the daemon")
+                } else {
+                    (Outcome::Daemon, "refused at load before that time")
+                };
+                self.found(format!("{GUARD}.{name}"), outcome, note);
+            }
+        }
+        let note = "a lower one for the same policy_id is refused";
+        self.found(format!("{GUARD}.sequence"), Outcome::Daemon, note);
+        let note = if guard.unix_sockets { "the agent may make unix sockets" } else { "no unix sockets (under clawguard run)" };
+        self.found(format!("{GUARD}.unix_sockets"), Outcome::Daemon, note);
+        for name in ["policy_id", "issuer_did"] {
+            self.found(name, Outcome::Recorded, "in every record");
+        }
+        for name in &contract.foreign_metadata {
+            self.found(format!("metadata.{name}"), Outcome::Recorded, "not ClawGuard's");
+        }
+        let mut findings = self.findings.take().unwrap_or_default();
+        findings.sort_by(|a, b| natural(&a.path).cmp(&natural(&b.path)).then_with(|| a.note.cmp(&b.note)));
+        findings.dedup();
+        findings
+    }
+}
+
+/// Sorts `egress[10]` after `egress[9]`.
+fn natural(path: &str) -> (String, u64) {
+    let index = path.split_once('[').and_then(|(_, rest)| rest.split_once(']')).and_then(|(n, _)| n.parse().ok());
+    (path.split('[').next().unwrap_or(path).to_owned(), index.unwrap_or(0))
+}
+
+/// The tool rule, if any, that says something about this server which an open endpoint would not hold an agent to.
+fn tool_rule_about(tools: Option<&Tools>, server: &McpServer) -> Option<&'static str> {
+    let tools = tools?;
+    let about = |patterns: &[crate::contract::ToolPattern]| patterns.iter().any(|pattern| pattern.concerns(&server.name));
+    if about(&tools.deny) {
+        return Some("tools.deny");
+    }
+    if about(&tools.approve) {
+        return Some("tools.approve");
+    }
+    let whole = |pattern: &crate::contract::ToolPattern| pattern.concerns(&server.name) && pattern.tool == "*";
+    match &tools.allow {
+        Some(allow) if !allow.iter().any(whole) => Some("tools.allow"),
+        _ => None,
+    }
+}
+
+/// The rule that the kernel will find for an endpoint: an independent reading of the compiled rules, for tests and for
+/// telling what a contract allows.
+#[must_use]
+pub fn find(policy: &Policy, side: u8, protocol: u8, port: u16, addr: Addr) -> Option<&Rule> {
+    policy
+        .rules
+        .iter()
+        .filter(|rule| (rule.side, rule.protocol, rule.port) == (side, protocol, port) && rule.range.contains(addr))
+        .max_by_key(|rule| rule.range.bits)
+}
+
+/// An endpoint that the policy opens for a group, if there is one: what a proof of the switch can try.
+#[must_use]
+pub fn sample(policy: &Policy, group: &Group) -> Option<Endpoint> {
+    let in_group = |rule: &&Rule| {
+        rule.side == side::EGRESS
+            && rule.reason == Reason::Allowed
+            && policy.sets.get(usize::from(rule.set)).is_some_and(|set| set.contains(group))
+    };
+    policy.rules.iter().filter(in_group).find_map(|rule| {
+        candidates(rule.range)
+            .find(|addr| find(policy, rule.side, rule.protocol, rule.port, *addr) == Some(rule))
+            .map(|addr| Endpoint {
+                addr,
+                port: rule.port,
+                protocol: rule.protocol,
+                loopback: u8::from(addr.is_loopback()),
+            })
+    })
+}
+
+/// A few addresses of a range: the first, its neighbour, and the middle, which is in none of the special ranges for the
+/// widest ranges there are.
+fn candidates(range: Cidr) -> impl Iterator<Item = Addr> {
+    let first = u128::from_be_bytes(range.addr.bytes());
+    let size = 1_u128.checked_shl(128 - u32::from(range.bits)).unwrap_or(0);
+    [0, 1, size / 2 + 1, size / 3 + 1]
+        .into_iter()
+        .filter(move |offset| size == 0 || *offset < size)
+        .map(move |offset| Addr::from_bytes(first.wrapping_add(offset).to_be_bytes()))
+}

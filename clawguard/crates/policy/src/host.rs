@@ -1,0 +1,50 @@
+//! What the host says of itself: its fixed addresses, its MCP servers, its model hosts.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use crate::{
+    group::{Class, Risk},
+    models,
+    name::HostName,
+};
+
+/// An MCP server as the host's configuration describes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct McpServer {
+    /// Its name, by which contracts call it.
+    pub name: String,
+    /// Host and port of its URL; `None` for a stdio server.
+    pub endpoint: Option<(HostName, u16)>,
+    /// How much harm it could do.
+    pub risk: Risk,
+    /// The gravest class among its tools.
+    pub class: Class,
+}
+
+/// The facts under which a contract is compiled.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HostFacts {
+    /// `[hosts]`: fixed addresses.
+    pub hosts: BTreeMap<HostName, BTreeSet<IpAddr>>,
+    /// `[[mcp.server]]`
+    pub mcp_servers: Vec<McpServer>,
+    /// Model hosts beyond the built-in list.
+    pub model_hosts: BTreeSet<HostName>,
+}
+
+impl HostFacts {
+    /// Whether a host serves models.
+    #[must_use]
+    pub fn is_model_host(&self, host: &HostName) -> bool {
+        self.model_hosts.contains(host) || models::is_model_host(host.as_str())
+    }
+
+    /// The MCP server behind an endpoint.
+    #[must_use]
+    pub fn mcp_server_at(&self, host: &HostName, port: u16) -> Option<&McpServer> {
+        self.mcp_servers.iter().find(|server| server.endpoint.as_ref().is_some_and(|(h, p)| h == host && *p == port))
+    }
+}

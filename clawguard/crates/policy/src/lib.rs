@@ -1,0 +1,23 @@
+//! From a contract and the host's facts to one compiled [`Policy`].
+//!
+//! The host can only narrow what the contract grants. Every field of a contract ends as *enforced*, *denied* (a grant
+//! that this host cannot honour and so does not give) or *recorded*; a restriction that cannot be enforced refuses the
+//! whole contract. Nothing here reads a clock, a file or a socket.
+#![forbid(unsafe_code)]
+
+pub mod compile;
+pub mod contract;
+pub mod finding;
+pub mod group;
+pub mod host;
+mod models;
+pub mod name;
+pub mod net;
+mod read;
+pub mod special;
+
+pub use compile::{Policy, compile};
+pub use contract::Contract;
+pub use finding::{Finding, Outcome};
+pub use group::Group;
+pub use host::HostFacts;

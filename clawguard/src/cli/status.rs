@@ -1,0 +1,96 @@
+//! `clawguard status`
+
+use std::time::Duration;
+
+use control::api::Status;
+
+use super::{
+    Context, Done,
+    table::{short, table},
+};
+
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// Show it again every two seconds.
+    #[arg(long)]
+    watch: bool,
+}
+
+pub(crate) fn run(context: &Context, arguments: &Arguments) -> Done {
+    loop {
+        let client = context.client();
+        let status: Status = context.wait(client.get("/v1/status"))?;
+        if arguments.watch && !context.json {
+            // Clears the terminal and goes home.
+            print!("\x1b[2J\x1b[H");
+        }
+        context.print(&status, text)?;
+        if !arguments.watch {
+            return Ok(());
+        }
+        std::thread::sleep(Duration::from_secs(2));
+    }
+}
+
+fn text(status: &Status) -> String {
+    let armed = status.hooks.values().filter(|armed| **armed).count();
+    let mut text = format!(
+        "clawguard {} (ABI {}) since {}\nhooks armed: {armed} of {}\nmode: {}\n",
+        status.version,
+        status.abi,
+        status.started_at,
+        status.hooks.len(),
+        status.mode
+    );
+    for (hook, armed) in &status.hooks {
+        if !armed {
+            text.push_str(&format!("  NOT ARMED: {hook}\n"));
+        }
+    }
+    for kill in &status.kills {
+        text.push_str(&format!("killed: {} for {} since {} ({})\n", kill.group, kill.whose, kill.at, kill.reason));
+    }
+    let lost: Vec<String> =
+        status.lost.iter().filter(|(_, count)| **count > 0).map(|(source, count)| format!("{source} {count}")).collect();
+    if !lost.is_empty() {
+        text.push_str(&format!("records that did not fit: {}\n", lost.join(", ")));
+    }
+    for warning in &status.warnings {
+        text.push_str(&format!("warning: {warning}\n"));
+    }
+    let or = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".into());
+    let agents: Vec<Vec<String>> = status
+        .agents
+        .iter()
+        .map(|agent| {
+            vec![
+                agent.name.clone(),
+                agent.mode.clone(),
+                agent.wpc_hash.as_deref().map_or_else(|| "none".into(), short),
+                or(&agent.policy_id),
+                agent.entries.to_string(),
+                or(&agent.expires_at),
+                agent.problem.clone().or_else(|| agent.r#match.clone()).unwrap_or_else(|| "-".into()),
+            ]
+        })
+        .collect();
+    text.push('\n');
+    text.push_str(&table(&["AGENT", "MODE", "CONTRACT", "POLICY", "RULES", "EXPIRES", "NOTE"], &agents));
+    let jobs: Vec<Vec<String>> = status
+        .jobs
+        .iter()
+        .map(|job| {
+            vec![
+                job.id.clone(),
+                job.agent.clone(),
+                job.state.clone(),
+                job.origin.clone(),
+                job.wpc_hash.as_deref().map_or_else(|| "none".into(), short),
+                job.started_at.clone(),
+            ]
+        })
+        .collect();
+    text.push('\n');
+    text.push_str(&table(&["JOB", "AGENT", "STATE", "ORIGIN", "CONTRACT", "STARTED"], &jobs));
+    text
+}

@@ -1,0 +1,280 @@
+//! `clawguard wpc`
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use claw::{
+    Hash, Value,
+    envelope::{Envelope, Kind},
+    json,
+    key::{Did, PrivateKey},
+    time::Instant,
+};
+use control::{
+    api::{ContractView, UseBody},
+    client::encode,
+};
+use daemon::config::Config;
+use hyper::Method;
+use policy::{Contract, HostFacts, compile};
+use serde_json::{json, value::RawValue};
+
+use super::{Context, Done, Failure, table::table};
+
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(clap::Subcommand)]
+enum Verb {
+    /// Print a contract to begin with.
+    New {
+        /// Its policy_id.
+        #[arg(long, default_value = "my-agent")]
+        policy_id: String,
+    },
+    /// Print a payload's hash.
+    Hash {
+        /// A payload, or an envelope.
+        file: PathBuf,
+    },
+    /// Sign a payload and print the envelope.
+    Sign {
+        /// The payload.
+        file: PathBuf,
+        /// The private key (JWK), as `clawguard keygen` writes it.
+        #[arg(long, value_name = "FILE")]
+        key: PathBuf,
+        /// Where to write the envelope instead of printing it.
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+    },
+    /// Verify an envelope: shape, hash, signature.
+    Verify {
+        /// The envelope.
+        file: PathBuf,
+        /// Who must have signed it.
+        #[arg(long, value_name = "DID")]
+        signer: Option<Did>,
+    },
+    /// Show what is in an envelope.
+    Show {
+        /// The envelope.
+        file: PathBuf,
+    },
+    /// Say what would become of every line of a contract on this host.
+    Check {
+        /// The envelope, or its payload.
+        file: PathBuf,
+        /// The host's configuration, if it is not this instance's.
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
+    /// Put a contract in force for an agent.
+    Use {
+        /// The envelope's file, or the hash of a contract that the daemon has.
+        contract: String,
+        /// The agent.
+        #[arg(long, value_name = "NAME", default_value = "default")]
+        agent: String,
+        /// Accept a lower sequence than one accepted before.
+        #[arg(long, requires = "reason")]
+        allow_rollback: bool,
+        /// Why; it is recorded.
+        #[arg(long, value_name = "TEXT", default_value = "")]
+        reason: String,
+    },
+}
+
+pub(crate) fn run(context: &Context, arguments: &Arguments) -> Done {
+    match &arguments.verb {
+        Verb::New { policy_id } => new(policy_id),
+        Verb::Hash { file } => {
+            let (_, payload) = payload(file)?;
+            let hash = payload.canonical_hash().to_string();
+            context.print(&json!({ "wpc_hash": hash }), |_| format!("{hash}\n"))
+        }
+        Verb::Sign { file, key, out } => sign(context, file, key, out.as_deref()),
+        Verb::Verify { file, signer } => verify(context, file, *signer),
+        Verb::Show { file } => show(context, file),
+        Verb::Check { file, config } => check(context, file, config.as_deref()),
+        Verb::Use { contract, agent, allow_rollback, reason } => {
+            put_in_force(context, contract, agent, *allow_rollback, reason)
+        }
+    }
+}
+
+fn bytes(file: &Path) -> Result<Vec<u8>, Failure> {
+    fs::read(file).map_err(|error| Failure::Failed(format!("{}: {error}", file.display())))
+}
+
+fn of(file: &Path) -> impl Fn(&dyn std::fmt::Display) -> Failure + '_ {
+    move |error| Failure::Failed(format!("{}: {error}", file.display()))
+}
+
+/// The payload of an envelope or of a bare payload's file. The envelope, where it is one, is verified.
+fn payload(file: &Path) -> Result<(Option<Envelope>, Value), Failure> {
+    let text = bytes(file)?;
+    let limits = json::Limits { bytes: 128 << 20, depth: 32 };
+    let value = json::parse(&text, limits).map_err(|error| of(file)(&error))?;
+    if value.get("envelope_version").is_none() {
+        return Ok((None, value));
+    }
+    let envelope = Envelope::open(&text, Kind::WorkPolicyContract).map_err(|error| of(file)(&error))?;
+    let payload = envelope.payload.clone();
+    Ok((Some(envelope), payload))
+}
+
+fn new(policy_id: &str) -> Done {
+    let not_after = Instant(sys::clock::wall_ns().saturating_add(30 * 86_400 * 1_000_000_000)).format();
+    let template = json!({
+        "policy_version": "1",
+        "policy_id": policy_id,
+        "issuer_did": "did:key:REPLACE-WITH-YOURS",
+        "metadata": { "clawguard.v1": {
+            "sequence": 1,
+            "not_after": not_after,
+            "egress": [
+                { "host": "crm.example", "class": "read", "groups": ["crm"] },
+                { "host": "api.telegram.org", "groups": ["channel"] },
+                { "cidr": "10.1.2.0/24", "ports": [5432], "groups": ["db"] },
+            ],
+            "groups": [{ "name": "crm", "risk": "low" }],
+        }}
+    });
+    println!("{}", serde_json::to_string_pretty(&template).unwrap_or_default());
+    Ok(())
+}
+
+fn sign(context: &Context, file: &Path, key: &Path, out: Option<&Path>) -> Done {
+    let (envelope, payload) = payload(file)?;
+    if envelope.is_some() {
+        return Err(Failure::Usage(format!("{} is an envelope already; sign its payload", file.display())));
+    }
+    // What the daemon would refuse to read is not signed.
+    Contract::read(&payload).map_err(|error| of(file)(&error))?;
+    let text = bytes(key)?;
+    let key = PrivateKey::from_jwk(&String::from_utf8_lossy(&text)).map_err(|error| of(key)(&error))?;
+    let hash = payload.canonical_hash();
+    let sealed = Envelope::seal(payload, Kind::WorkPolicyContract, &key, Instant(sys::clock::wall_ns()));
+    match out {
+        None => print!("{sealed}"),
+        Some(out) => {
+            fs::write(out, sealed).map_err(|error| of(out)(&error))?;
+            let value = json!({ "wpc_hash": hash.to_string(), "signer": key.did().to_string(), "file": out });
+            context.print(&value, |_| format!("{hash} signed by {}\nwritten to {}\n", key.did(), out.display()))?;
+        }
+    }
+    Ok(())
+}
+
+fn verify(context: &Context, file: &Path, signer: Option<Did>) -> Done {
+    let envelope = Envelope::open(&bytes(file)?, Kind::WorkPolicyContract).map_err(|error| of(file)(&error))?;
+    if let Some(expected) = signer
+        && expected != envelope.signer
+    {
+        return Err(Failure::Failed(format!("{}: signed by {}, not by {expected}", file.display(), envelope.signer)));
+    }
+    let value = json!({
+        "verified": true,
+        "wpc_hash": envelope.hash.to_string(),
+        "signer": envelope.signer.to_string(),
+        "issued_at": envelope.issued_at.format(),
+    });
+    context.print(&value, |_| {
+        format!(
+            "verified: {}\nsigned by {}{}\nissued at {} (not covered by the signature)\n",
+            envelope.hash,
+            envelope.signer,
+            if signer.is_some() { "" } else { " (whether you trust that key is for you to say)" },
+            envelope.issued_at.format()
+        )
+    })
+}
+
+fn show(context: &Context, file: &Path) -> Done {
+    let (envelope, payload) = payload(file)?;
+    let text = payload.to_string();
+    let value: serde_json::Value = serde_json::from_str(&text).map_err(|error| of(file)(&error))?;
+    if context.json {
+        return context.print(&value, |_| String::new());
+    }
+    if let Some(envelope) = envelope {
+        println!("contract {}\nsigned by {} at {}\n", envelope.hash, envelope.signer, envelope.issued_at.format());
+    }
+    println!("{}", serde_json::to_string_pretty(&value).unwrap_or_default());
+    Ok(())
+}
+
+fn check(context: &Context, file: &Path, config: Option<&Path>) -> Done {
+    let (envelope, payload) = payload(file)?;
+    let path = config.map_or_else(|| context.paths.config(), Path::to_owned);
+    let config = Config::read(&path).map_err(|error| Failure::Failed(error.to_string()))?;
+    let facts: HostFacts = config.facts();
+    let refused = |error: &dyn std::fmt::Display| Failure::Refused(format!("{}: {error}", file.display()));
+    let contract = Contract::read(&payload).map_err(|error| refused(&error))?;
+    let hash = payload.canonical_hash();
+    let (policy, findings) = compile::check(&contract, hash, &facts).map_err(|error| refused(&error))?;
+    let trusted = envelope.as_ref().map(|envelope| config.trust.wpc_signers.iter().any(|did| did.0 == envelope.signer));
+    let groups: Vec<String> = policy.kernel_groups.iter().map(ToString::to_string).collect();
+    let value = json!({
+        "wpc_hash": hash.to_string(),
+        "signed": envelope.is_some(),
+        "signer_trusted": trusted,
+        "rules": policy.rules.len(),
+        "groups": groups,
+        "findings": findings,
+    });
+    context.print(&value, |_| {
+        let rows: Vec<Vec<String>> = findings
+            .iter()
+            .map(|finding| vec![finding.outcome.label().into(), finding.path.clone(), finding.note.clone()])
+            .collect();
+        let signed = match (&envelope, trusted) {
+            (None, _) => "not signed".into(),
+            (Some(envelope), Some(true)) => format!("signed by {}, who is trusted here", envelope.signer),
+            (Some(envelope), _) => format!("signed by {}, who is NOT trusted here: it would be refused", envelope.signer),
+        };
+        format!(
+            "contract {hash}\n{signed}\n\n{}\n{} rules in the kernel; groups: {}\n",
+            table(&["OUTCOME", "FIELD", "HOW"], &rows),
+            policy.rules.len(),
+            groups.join(" ")
+        )
+    })
+}
+
+/// A contract by file or by hash, as a request's body has it.
+pub(crate) fn named(contract: &str) -> Result<(Option<Box<RawValue>>, Option<String>), Failure> {
+    if contract.parse::<Hash>().is_ok() && !Path::new(contract).exists() {
+        return Ok((None, Some(contract.to_owned())));
+    }
+    let file = Path::new(contract);
+    let text = bytes(file)?;
+    let raw = serde_json::from_slice::<Box<RawValue>>(&text).map_err(|error| of(file)(&error))?;
+    Ok((Some(raw), None))
+}
+
+fn put_in_force(context: &Context, contract: &str, agent: &str, allow_rollback: bool, reason: &str) -> Done {
+    let (envelope, wpc_hash) = named(contract)?;
+    let body = UseBody { envelope, wpc_hash, allow_rollback, reason: reason.into() };
+    let client = context.client();
+    let path = format!("/v1/agents/{}/wpc", encode(agent));
+    let view: ContractView = context.wait(client.send(Method::PUT, &path, &body))?;
+    context.print(&view, |view| {
+        format!(
+            "in force for {agent}: {} ({}, sequence {}, {} rules{})\nbefore: {}\nlive connections it does not allow, ended: {}\n",
+            view.wpc_hash,
+            view.policy_id,
+            view.sequence,
+            view.entries,
+            view.expires_at.as_ref().map_or_else(String::new, |at| format!(", expires {at}")),
+            view.previous.as_deref().unwrap_or("none"),
+            view.sockets_destroyed,
+        )
+    })
+}
