@@ -118,9 +118,13 @@ fn told(answer: &FlipAnswer) -> String {
         0 => String::new(),
         n => format!(", {n} left (none of their packets pass)"),
     };
+    let canary = match (answer.canary.before.as_str(), answer.canary.after.as_str()) {
+        ("refused", "refused") if answer.previous == "live" => " (refused all along: something else holds it down)",
+        _ => "",
+    };
     format!(
         "{}{for_whom}: {} -> {}\n  in the kernel after {}, done after {}\n  live connections ended: {}{left}\n  \
-         canary: {} before, {} after\n  flip {}\n",
+         canary: {} before, {} after{canary}\n  flip {}\n",
         answer.group,
         answer.previous,
         answer.state,

@@ -1,6 +1,6 @@
 //! Counters, and all metrics as Prometheus text.
 
-use clawguard_common::{EVENT_RING_BYTES, Hook, MAX_CGROUPS, MAX_JOBS, MAX_POLICIES};
+use clawguard_common::{Hook, MAX_AGENTS, MAX_CGROUPS, MAX_JOBS, MAX_POLICIES};
 use control::api::FlipAnswer;
 use fence::AgentName;
 use prometheus::{
@@ -115,11 +115,13 @@ impl Core {
         let info = now.whole("clawguard_policy_info", "The contract in force", &["agent", "wpc_hash"])?;
         let expiry =
             now.gauges("clawguard_policy_expiry_timestamp_seconds", "When the contract in force expires", &["agent"])?;
+        let rules = now.whole("clawguard_policy_rules", "Rules of the contract in force, in the kernel", &["agent"])?;
         for (name, agent) in &self.agents {
             let Some((hash, contract)) = agent.wpc.and_then(|hash| Some((hash, self.contracts.get(&hash)?))) else {
                 continue;
             };
             info.with_label_values(&[name.as_str(), &hash.to_string()]).set(1);
+            rules.with_label_values(&[name.as_str()]).set(self.fence.policy_entries(contract.slot) as i64);
             if let Some(to) = contract.not_after {
                 expiry.with_label_values(&[name.as_str()]).set(to.0 as f64 / 1e9);
             }
@@ -148,13 +150,11 @@ impl Core {
 
     /// How full the kernel's tables are: name, entries, room.
     pub(crate) fn map_usage(&self) -> Vec<(&'static str, u64, u64)> {
-        let entries: usize = self.contracts.values().map(|contract| self.fence.policy_entries(contract.slot)).sum();
         vec![
             ("jobs", self.fence.jobs_in_use() as u64, u64::from(MAX_JOBS) - 1),
             ("policies", self.fence.policies_in_use() as u64, u64::from(MAX_POLICIES) - 1),
             ("cgroups", self.fence.cgroups_in_use() as u64, u64::from(MAX_CGROUPS)),
-            ("rules", entries as u64, entries as u64),
-            ("events", 0, u64::from(EVENT_RING_BYTES)),
+            ("agents", self.ledger.agents.len() as u64, u64::from(MAX_AGENTS) - 1),
         ]
     }
 }

@@ -132,13 +132,13 @@ impl Fence {
         enrolled.slot != JOB_NONE && self.job_key(enrolled.slot) == enrolled.key
     }
 
-    /// Ends every job that is not among these, and forgets the cgroups that are gone.
+    /// Ends every job of an earlier process that is not among these, and forgets the cgroups that are gone.
     ///
     /// # Errors
     ///
     /// If the table of cgroups cannot be read.
     pub fn adopt_only(&mut self, known: &[Enrolled]) -> Result<(), Error> {
-        for slot in 1..MAX_JOBS {
+        for slot in std::mem::take(&mut self.found_jobs) {
             let key = self.job_key(slot);
             if key != 0 && !known.iter().any(|job| job.slot == slot && job.key == key) {
                 self.maps.jobs.set(slot, offset_of!(Job, flags), job::OVER);

@@ -51,6 +51,8 @@ pub struct Fence {
     /// The map into which decisions are counted now.
     interval: OwnedFd,
     free_jobs: Vec<u32>,
+    /// Jobs that were there when this process came.
+    found_jobs: Vec<u32>,
     policies: HashMap<u32, Lowered>,
     last_number: u64,
     changes: Option<Changes>,
@@ -113,6 +115,7 @@ impl Fence {
         let mut fence = Self {
             cpus: sys::bpf::possible_cpus().map_err(Error::system("count the CPUs"))?,
             free_jobs: Vec::new(),
+            found_jobs: Vec::new(),
             policies: HashMap::new(),
             last_number: 0,
             changes: None,
@@ -133,7 +136,7 @@ impl Fence {
         let serial = std::mem::offset_of!(PolicyHead, serial);
         let last = (1..MAX_POLICIES).map(|slot| self.maps.policies.get(slot, serial)).max();
         self.last_number = last.unwrap_or(0).max(self.newest_job());
-        self.free_jobs = (1..MAX_JOBS).rev().filter(|slot| self.job_key(*slot) == 0).collect();
+        (self.free_jobs, self.found_jobs) = (1..MAX_JOBS).rev().partition(|slot| self.job_key(*slot) == 0);
         // Verdicts of before are judged again by the programs of now.
         self.raise_generation();
         Ok(())

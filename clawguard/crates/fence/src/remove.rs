@@ -38,5 +38,9 @@ pub fn remove(places: &Places) -> io::Result<Removed> {
         fs::remove_dir_all(&version)?;
     }
     fs::remove_dir(&places.pins)?;
+    // Empty slices go; one in which something still runs stays, like what runs in it.
+    if let Some(slice) = places.agents.parent() {
+        let _ = sys::cgroup::remove(slice);
+    }
     Ok(removed)
 }

@@ -34,13 +34,14 @@ impl Child {
         Ok(waitid(Id::PIDFd(self.handle.as_fd()), WaitPidFlag::WEXITED)?)
     }
 
-    /// Whether it has ended, without waiting.
+    /// Whether it has ended, without waiting; it can still be waited for.
     ///
     /// # Errors
     ///
     /// If it was waited for already.
     pub fn ended(&self) -> io::Result<bool> {
-        let status = waitid(Id::PIDFd(self.handle.as_fd()), WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG)?;
+        let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+        let status = waitid(Id::PIDFd(self.handle.as_fd()), look)?;
         Ok(status != WaitStatus::StillAlive)
     }
 
