@@ -1,0 +1,33 @@
+//! The tool that tests run at either end: an agent that tries things, and the far end that sees what arrives.
+
+mod agent;
+mod attacks;
+mod far;
+mod helper;
+mod raw;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let done = match words.as_slice() {
+        ["far"] => far::serve(),
+        ["helper", rest @ ..] => helper::serve(rest),
+        ["attack", id, rest @ ..] => attacks::run(id, rest),
+        ["attacks"] => {
+            for attack in attacks::TABLE {
+                println!("{}\t{}", attack.id, attack.source);
+            }
+            Ok(())
+        }
+        rest => agent::run(rest),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            println!("error {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

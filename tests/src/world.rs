@@ -1,0 +1,494 @@
+//! A world: this thread's network namespace, the far end, and an instance of ClawGuard under a directory of its own.
+
+use std::{
+    ffi::OsStr,
+    fs,
+    io::{BufRead, BufReader, Write},
+    path::{Path, PathBuf},
+    process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use claw::{
+    envelope::{Envelope, Kind},
+    json,
+    key::PrivateKey,
+    time::Instant as Wall,
+};
+use nix::sched::{CloneFlags, unshare};
+use serde_json::{Value, json};
+
+use crate::Far;
+
+/// The host that no contract names.
+pub const fn evil4() -> &'static str {
+    "203.0.113.99"
+}
+
+/// The same by IPv6.
+pub const fn evil6() -> &'static str {
+    "2001:db8::99"
+}
+
+/// Where cargo put an executable of this workspace.
+fn built(name: &str) -> PathBuf {
+    let own = std::env::current_exe().unwrap();
+    let directory = own.parent().and_then(Path::parent).unwrap();
+    let path = directory.join(name);
+    assert!(path.exists(), "{} is not built: `cargo xtask test` builds everything first", path.display());
+    path
+}
+
+pub fn probe_path() -> PathBuf {
+    built("probe")
+}
+
+/// As whom an agent runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Identity {
+    /// An unprivileged user of the host's.
+    Nobody,
+    /// Root of a user namespace.
+    NamespaceRoot,
+}
+
+impl Identity {
+    fn arguments(self) -> &'static [&'static str] {
+        match self {
+            Self::Nobody => &["--user", "nobody"],
+            Self::NamespaceRoot => &["--userns-root"],
+        }
+    }
+}
+
+/// What something said and how it ended.
+#[derive(Clone, Debug)]
+pub struct Run {
+    pub status: i32,
+    pub out: String,
+    pub err: String,
+}
+
+impl Run {
+    fn of(output: &Output) -> Self {
+        use std::os::unix::process::ExitStatusExt;
+        Self {
+            status: output.status.code().unwrap_or_else(|| 128 + output.status.signal().unwrap_or(0)),
+            out: String::from_utf8_lossy(&output.stdout).trim_end().to_owned(),
+            err: String::from_utf8_lossy(&output.stderr).trim_end().to_owned(),
+        }
+    }
+
+    /// It must have ended well.
+    #[track_caller]
+    pub fn ok(self) -> Self {
+        assert_eq!(self.status, 0, "{}\n{}", self.out, self.err);
+        self
+    }
+
+    /// What it printed, as JSON.
+    #[track_caller]
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {}\n{}", self.out, self.err))
+    }
+}
+
+/// A process that goes on, with a conversation over its pipes.
+pub struct Outside {
+    child: Child,
+    to: Option<ChildStdin>,
+    from: BufReader<ChildStdout>,
+}
+
+impl Outside {
+    fn start(mut command: Command) -> Self {
+        let mut child =
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().expect("it starts");
+        let to = child.stdin.take();
+        let from = BufReader::new(child.stdout.take().unwrap());
+        Self { child, to, from }
+    }
+
+    pub fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.from.read_line(&mut line).unwrap();
+        line.trim_end().to_owned()
+    }
+
+    /// Reads lines until one begins like this; answers it.
+    #[track_caller]
+    pub fn until(&mut self, start: &str) -> String {
+        loop {
+            let line = self.line();
+            if line.starts_with(start) {
+                return line;
+            }
+            assert!(!line.is_empty(), "it ended without \"{start}\"");
+        }
+    }
+
+    pub fn say(&mut self, text: &str) {
+        writeln!(self.to.as_mut().unwrap(), "{text}").unwrap();
+    }
+
+    /// Says something and answers the lines up to one that begins with `start`.
+    #[track_caller]
+    pub fn ask(&mut self, text: &str, start: &str) -> String {
+        self.say(text);
+        self.until(start)
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Ends its input and waits.
+    pub fn finish(mut self) -> Run {
+        drop(self.to.take());
+        let mut out = String::new();
+        std::io::Read::read_to_string(&mut self.from, &mut out).unwrap();
+        let status = self.child.wait().unwrap();
+        Run { status: status.code().unwrap_or(-1), out: out.trim_end().to_owned(), err: String::new() }
+    }
+}
+
+impl Drop for Outside {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+static WORLDS: AtomicU32 = AtomicU32::new(0);
+
+pub struct World {
+    pub directory: PathBuf,
+    pub far: Far,
+    key: PrivateKey,
+    daemon: Option<Child>,
+    sequence: u64,
+    config: String,
+}
+
+const HOSTS: &str = "\n[hosts]\n\
+    \"crm.example\" = [\"203.0.113.10\", \"2001:db8::10\"]\n\
+    \"chat.example\" = [\"203.0.113.20\"]\n\
+    \"video.example\" = [\"203.0.113.30\"]\n\
+    \"api.openai.com\" = [\"203.0.113.66\"]\n";
+
+impl World {
+    /// A network with a far end, and a configuration, but no daemon yet.
+    #[track_caller]
+    pub fn new() -> Self {
+        assert!(nix::unistd::geteuid().is_root(), "these tests need root");
+        unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace");
+        let name = format!("clawguard-test-{}-{}", std::process::id(), WORLDS.fetch_add(1, Ordering::SeqCst));
+        let directory = std::env::temp_dir().join(name);
+        let _ = fs::remove_dir_all(&directory);
+        fs::create_dir_all(directory.join("etc/clawguard")).unwrap();
+        use std::os::unix::fs::PermissionsExt;
+        fs::set_permissions(&directory, fs::Permissions::from_mode(0o755)).unwrap();
+        fs::copy(probe_path(), directory.join("probe")).unwrap();
+        fs::set_permissions(directory.join("probe"), fs::Permissions::from_mode(0o755)).unwrap();
+        let mut far = Far::start(&directory.join("probe"));
+        network(&mut far);
+        let key = PrivateKey::from_seed(&[7; 32]);
+        let config = format!("[trust]\nwpc_signers = [\"{}\"]\n{HOSTS}", key.did());
+        let world = Self { directory, far, key, daemon: None, sequence: 0, config };
+        world.configure("");
+        world
+    }
+
+    /// The same with a running daemon.
+    #[track_caller]
+    pub fn up() -> Self {
+        let mut world = Self::new();
+        world.start();
+        world
+    }
+
+    /// Writes the configuration: what every world has, and more.
+    pub fn configure(&self, more: &str) {
+        fs::write(self.directory.join("etc/clawguard/clawguard.toml"), format!("{}\n{more}", self.config)).unwrap();
+    }
+
+    fn command(&self, program: impl AsRef<OsStr>) -> Command {
+        let mut command = Command::new(program);
+        command.env("CLAWGUARD_ROOT", &self.directory);
+        command
+    }
+
+    /// Starts the daemon and waits until it is ready.
+    #[track_caller]
+    pub fn start(&mut self) {
+        self.start_with(&built("clawguard"), &[]);
+    }
+
+    #[track_caller]
+    pub fn start_with(&mut self, executable: &Path, words: &[&str]) {
+        assert!(self.daemon.is_none());
+        let log = fs::OpenOptions::new().create(true).append(true).open(self.log()).unwrap();
+        let mut command = self.command(executable);
+        command.arg("daemon").args(words).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        self.daemon = Some(command.spawn().expect("the daemon starts"));
+        let until = Instant::now() + Duration::from_secs(60);
+        while self.clawguard(&["status"]).status != 0 {
+            let daemon = self.daemon.as_mut().unwrap();
+            if let Some(status) = daemon.try_wait().unwrap() {
+                self.daemon = None;
+                panic!("the daemon ended with {status}:\n{}", self.log_text());
+            }
+            assert!(Instant::now() < until, "the daemon is not ready:\n{}", self.log_text());
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Starts the daemon where it must not start; answers what it said.
+    pub fn start_refused(&mut self) -> String {
+        let output = self.command(built("clawguard")).arg("daemon").output().unwrap();
+        assert!(!output.status.success(), "the daemon started");
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    }
+
+    fn log(&self) -> PathBuf {
+        self.directory.join("daemon.log")
+    }
+
+    pub fn log_text(&self) -> String {
+        fs::read_to_string(self.log()).unwrap_or_default()
+    }
+
+    pub fn daemon_pid(&self) -> i32 {
+        self.daemon.as_ref().unwrap().id() as i32
+    }
+
+    pub fn signal_daemon(&self, signal: nix::sys::signal::Signal) {
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(self.daemon_pid()), signal).unwrap();
+    }
+
+    /// Stops the daemon in good order.
+    pub fn stop(&mut self) {
+        if self.daemon.is_some() {
+            self.signal_daemon(nix::sys::signal::Signal::SIGTERM);
+            self.daemon.take().unwrap().wait().unwrap();
+        }
+    }
+
+    /// Stops it in none.
+    pub fn sigkill(&mut self) {
+        self.signal_daemon(nix::sys::signal::Signal::SIGKILL);
+        self.daemon.take().unwrap().wait().unwrap();
+    }
+
+    /// Runs `clawguard` as an operator does.
+    pub fn clawguard(&self, words: &[&str]) -> Run {
+        Run::of(&self.command(built("clawguard")).args(words).stdin(Stdio::null()).output().unwrap())
+    }
+
+    /// The same with JSON for an answer.
+    #[track_caller]
+    pub fn json(&self, words: &[&str]) -> Value {
+        let mut all = vec!["--json"];
+        all.extend(words);
+        self.clawguard(&all).ok().json()
+    }
+
+    /// A payload with this `clawguard.v1`, and the next sequence unless it has one.
+    pub fn payload(&mut self, mut guard: Value) -> Value {
+        self.sequence += 1;
+        if guard.get("sequence").is_none() {
+            guard["sequence"] = json!(self.sequence);
+        }
+        json!({ "policy_version": "1", "policy_id": "test", "issuer_did": self.key.did().to_string(),
+            "metadata": { "clawguard.v1": guard } })
+    }
+
+    /// Signs a payload into a file.
+    pub fn sign(&self, payload: &Value) -> PathBuf {
+        self.sign_by(payload, &self.key)
+    }
+
+    pub fn sign_by(&self, payload: &Value, key: &PrivateKey) -> PathBuf {
+        let text = payload.to_string();
+        let value = json::parse(text.as_bytes(), json::Limits { bytes: 1 << 30, depth: 64 }).unwrap();
+        let sealed = Envelope::seal(value, Kind::WorkPolicyContract, key, Wall(sys::clock::wall_ns()));
+        let path = self.directory.join(format!("contract-{}.json", WORLDS.fetch_add(1, Ordering::SeqCst)));
+        fs::write(&path, sealed).unwrap();
+        path
+    }
+
+    /// Puts a contract in force for an agent.
+    #[track_caller]
+    pub fn use_contract(&mut self, agent: &str, guard: Value) -> Value {
+        let payload = self.payload(guard);
+        let path = self.sign(&payload);
+        self.json(&["wpc", "use", path.to_str().unwrap(), "--agent", agent])
+    }
+
+    fn agent_command(&self, agent: &str, identity: Identity, words: &[&str]) -> Command {
+        let mut command = self.command(built("clawguard"));
+        command.args(["run", "--agent", agent]).args(identity.arguments()).arg("--").args(words);
+        command
+    }
+
+    fn probe(&self) -> String {
+        self.directory.join("probe").to_str().unwrap().to_owned()
+    }
+
+    /// Runs the probe as an agent.
+    pub fn agent(&self, agent: &str, identity: Identity, words: &[&str]) -> Run {
+        let probe = self.probe();
+        let mut all = vec![probe.as_str()];
+        all.extend(words);
+        self.agent_runs(agent, identity, &all)
+    }
+
+    /// Runs any command as an agent.
+    pub fn agent_runs(&self, agent: &str, identity: Identity, words: &[&str]) -> Run {
+        Run::of(&self.agent_command(agent, identity, words).stdin(Stdio::null()).output().unwrap())
+    }
+
+    /// Starts the probe as an agent that goes on.
+    pub fn agent_on(&self, agent: &str, identity: Identity, words: &[&str]) -> Outside {
+        let probe = self.probe();
+        let mut all = vec![probe.as_str()];
+        all.extend(words);
+        Outside::start(self.agent_command(agent, identity, &all))
+    }
+
+    /// Runs the probe outside the fence.
+    pub fn outside(&self, words: &[&str]) -> Run {
+        Run::of(&Command::new(self.probe()).args(words).stdin(Stdio::null()).output().unwrap())
+    }
+
+    /// Starts the probe outside the fence, to go on.
+    pub fn outside_on(&self, words: &[&str]) -> Outside {
+        let mut command = Command::new(self.probe());
+        command.args(words);
+        Outside::start(command)
+    }
+
+    /// The same as the user whom agents become.
+    pub fn outside_as_nobody(&self, words: &[&str]) -> Outside {
+        use std::os::unix::process::CommandExt;
+        let mut command = Command::new(self.probe());
+        command.args(words).uid(65534).gid(65534);
+        Outside::start(command)
+    }
+
+    /// Runs the probe outside the fence in a cgroup of its own that is removed afterwards.
+    pub fn in_cgroup(&self, name: &str, words: &[&str]) -> (PathBuf, Outside) {
+        let directory = sys::cgroup::mount_point().unwrap().join(name);
+        fs::create_dir_all(&directory).unwrap();
+        let script = format!("echo 0 > {}/cgroup.procs && exec \"$@\"", directory.display());
+        let mut command = Command::new("sh");
+        command.args(["-c", &script, "sh", &self.probe()]).args(words);
+        (directory, Outside::start(command))
+    }
+
+    /// What the metrics say of a name with these labels.
+    pub fn metric(&self, start: &str) -> f64 {
+        let text = self.http_get("127.0.0.1:9477", "/metrics");
+        let line = text.lines().find(|line| line.starts_with(start));
+        line.and_then(|line| line.rsplit(' ').next()).map_or(0.0, |value| value.parse().unwrap())
+    }
+
+    pub fn http_get(&self, to: &str, path: &str) -> String {
+        use std::io::Read;
+        let until = Instant::now() + Duration::from_secs(5);
+        loop {
+            match std::net::TcpStream::connect(to) {
+                Ok(mut stream) => {
+                    write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+                    let mut text = String::new();
+                    stream.read_to_string(&mut text).unwrap();
+                    return text;
+                }
+                Err(error) => assert!(Instant::now() < until, "{to}: {error}"),
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// The records of the audit chain of one kind.
+    pub fn audit(&self, kind: &str) -> Vec<Value> {
+        let mut found = Vec::new();
+        let mut files: Vec<PathBuf> =
+            fs::read_dir(self.directory.join("var/lib/clawguard/audit")).unwrap().map(|entry| entry.unwrap().path()).collect();
+        files.sort();
+        for file in files {
+            for line in fs::read_to_string(file).unwrap().lines() {
+                let record: Value = serde_json::from_str(line).unwrap();
+                if record["kind"] == kind {
+                    found.push(record["body"].clone());
+                }
+            }
+        }
+        found
+    }
+
+    /// Waits until something is so.
+    #[track_caller]
+    pub fn eventually(&self, what: &str, mut so: impl FnMut(&Self) -> bool) {
+        let until = Instant::now() + Duration::from_secs(20);
+        while !so(self) {
+            assert!(Instant::now() < until, "not in time: {what}\n{}", self.log_text());
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        self.stop();
+        let removed = self.clawguard(&["uninstall"]);
+        if removed.status != 0 && !thread::panicking() {
+            panic!("{}", removed.err);
+        }
+        if thread::panicking() {
+            eprintln!("--- the daemon's log ---\n{}", self.log_text());
+        }
+        let _ = fs::remove_dir_all(&self.directory);
+    }
+}
+
+/// The veth between this thread's namespace and the far end's, and the addresses on both sides.
+fn network(far: &mut Far) {
+    let near = [
+        "ip link set lo up".to_owned(),
+        format!("ip link add near0 type veth peer name far0 netns {}", far.pid()),
+        "sysctl -qw net.ipv6.conf.near0.accept_dad=0 net.ipv6.conf.near0.router_solicitations=0".into(),
+        "sysctl -qw net.ipv4.ping_group_range='0 2147483647'".into(),
+        "sysctl -qw net.ipv4.tcp_fastopen=3".into(),
+        "ip addr add 203.0.113.1/24 dev near0".into(),
+        "ip -6 addr add 2001:db8::1/64 dev near0 nodad".into(),
+        "ip link set near0 up".into(),
+        // Whatever has no better route goes to the far end, and no further.
+        "ip route add default via 203.0.113.10 dev near0".into(),
+        "ip -6 route add default via 2001:db8::10 dev near0".into(),
+        "ip route add 239.0.0.0/8 dev near0".into(),
+    ];
+    for command in near {
+        let output = Command::new("sh").args(["-c", &command]).output().unwrap();
+        assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    let mut script = String::from(
+        "ip link set lo up; sysctl -qw net.ipv6.conf.far0.accept_dad=0 net.ipv4.tcp_fastopen=3 \
+         net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.far0.rp_filter=0; ip link set far0 up; ",
+    );
+    for host in [10, 20, 30, 66, 99] {
+        script.push_str(&format!("ip addr add 203.0.113.{host}/24 dev far0; "));
+    }
+    for host in ["10", "99"] {
+        script.push_str(&format!("ip -6 addr add 2001:db8::{host}/64 dev far0 nodad; "));
+    }
+    for range in ["10.0.0.0/8", "169.254.169.254/32", "198.51.100.0/24", "192.0.2.0/24"] {
+        script.push_str(&format!("ip route add local {range} dev lo; "));
+    }
+    for range in ["64:ff9b::/96", "2002::/16"] {
+        script.push_str(&format!("ip -6 route add local {range} dev lo; "));
+    }
+    assert_eq!(far.ask(&format!("setup {script}")), "up");
+}
