@@ -33,7 +33,7 @@ pub const fn evil6() -> &'static str {
 }
 
 /// Where cargo put an executable of this workspace.
-fn built(name: &str) -> PathBuf {
+pub fn built(name: &str) -> PathBuf {
     let own = std::env::current_exe().unwrap();
     let directory = own.parent().and_then(Path::parent).unwrap();
     let path = directory.join(name);
@@ -43,6 +43,13 @@ fn built(name: &str) -> PathBuf {
 
 pub fn probe_path() -> PathBuf {
     built("probe")
+}
+
+/// Copies an executable by another process: a child forked meanwhile by another test would hold a descriptor of ours open
+/// for writing, and the copy could not be executed.
+pub fn copy(from: &Path, to: &Path) {
+    let status = Command::new("install").args(["-m", "755"]).args([from, to]).status().unwrap();
+    assert!(status.success());
 }
 
 /// As whom an agent runs.
@@ -190,8 +197,7 @@ impl World {
         fs::create_dir_all(directory.join("etc/clawguard")).unwrap();
         use std::os::unix::fs::PermissionsExt;
         fs::set_permissions(&directory, fs::Permissions::from_mode(0o755)).unwrap();
-        fs::copy(probe_path(), directory.join("probe")).unwrap();
-        fs::set_permissions(directory.join("probe"), fs::Permissions::from_mode(0o755)).unwrap();
+        copy(&probe_path(), &directory.join("probe"));
         let mut far = Far::start(&directory.join("probe"));
         network(&mut far);
         let key = PrivateKey::from_seed(&[7; 32]);
@@ -393,6 +399,24 @@ impl World {
         let text = self.http_get("127.0.0.1:9477", "/metrics");
         let line = text.lines().find(|line| line.starts_with(start));
         line.and_then(|line| line.rsplit(' ').next()).map_or(0.0, |value| value.parse().unwrap())
+    }
+
+    /// Asks the control API; answers the status and the body.
+    pub fn api(&self, method: &str, path: &str, body: &str) -> (u16, Value) {
+        use std::io::Read;
+        let socket = self.directory.join("run/clawguard/control.sock");
+        let mut stream = std::os::unix::net::UnixStream::connect(socket).unwrap();
+        write!(
+            stream,
+            "{method} {path} HTTP/1.1\r\nHost: clawguard\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        )
+        .unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        (status, serde_json::from_str(body).unwrap_or_else(|error| panic!("{error}: {body}")))
     }
 
     pub fn http_get(&self, to: &str, path: &str) -> String {

@@ -66,7 +66,7 @@ fn record(context: &Context, verb: &str, reason: &str) -> std::io::Result<()> {
         "pid": std::process::id(),
         "cgroup": sys::cgroup::of_process(std::process::id() as i32).ok(),
     });
-    let ticket = log.append(Kind::BreakGlass, body)?;
+    let ticket = log.append(Kind::BreakGlass, &body)?;
     log.checkpoint()?;
     ticket.wait()
 }

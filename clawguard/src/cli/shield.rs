@@ -54,8 +54,10 @@ fn complain(report: &mut PipeWriter, Trouble(status, text): &Trouble) -> ! {
 /// The first process of the job's pid namespace: makes the place safe, starts the command, reaps, hands signals on, and
 /// ends with the command's status. When it ends, the kernel ends whatever is left in the namespace.
 pub(crate) fn first_process(plan: &Plan, mut go: PipeReader, mut report: PipeWriter, handed: &SigSet) -> ! {
+    // The job is over when `clawguard run` is, however that ended.
+    let dies = confine::die_with_parent();
     let mut byte = [0];
-    if go.read_exact(&mut byte).is_err() {
+    if dies.is_err() || go.read_exact(&mut byte).is_err() {
         // The parent failed and has said so.
         leave(i32::from(CANNOT_START));
     }
@@ -99,9 +101,9 @@ fn start(plan: &Plan, report: &PipeWriter, handed: &SigSet) -> Result<Pid, Troub
         }
     }
     drop(answers);
-    // Nothing that this process may do is needed any more.
+    // All that this process has left to do is to hand signals on, to users that are not its own.
     confine::drop_bounding_set().map_err(|e| trouble("give up capabilities")(&e))?;
-    confine::drop_capabilities().map_err(|e| trouble("give up capabilities")(&e))?;
+    confine::drop_capabilities(confine::CAP_KILL).map_err(|e| trouble("give up capabilities")(&e))?;
     confine::no_new_privileges().map_err(|e| trouble("give up privileges")(&e))?;
     Ok(Pid::from_raw(child.pid))
 }
@@ -135,7 +137,7 @@ fn become_command(
             initgroups(name, Gid::from_raw(*gid)).map_err(|e| trouble("take the user's groups")(&e))?;
             confine::drop_bounding_set().map_err(|e| trouble("give up capabilities")(&e))?;
             set_ids(*uid, *gid)?;
-            confine::drop_capabilities().map_err(|e| trouble("give up capabilities")(&e))?;
+            confine::drop_capabilities(0).map_err(|e| trouble("give up capabilities")(&e))?;
             let name = name.to_string_lossy();
             for (variable, value) in [("HOME", home.as_str()), ("USER", name.as_ref()), ("LOGNAME", name.as_ref())] {
                 process::set_variable(variable, value);
@@ -143,7 +145,7 @@ fn become_command(
         }
         Identity::Caller => {
             confine::drop_bounding_set().map_err(|e| trouble("give up capabilities")(&e))?;
-            confine::drop_capabilities().map_err(|e| trouble("give up capabilities")(&e))?;
+            confine::drop_capabilities(0).map_err(|e| trouble("give up capabilities")(&e))?;
         }
     }
     drop((ask, answer));

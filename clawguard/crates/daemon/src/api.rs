@@ -233,10 +233,9 @@ impl Core {
         });
         let mut warnings: Vec<String> = self.config.without_effect().into_iter().map(str::to_owned).collect();
         warnings.extend(self.problems.values().cloned());
-        if let Some(failing) = self.audit.failing() {
-            warnings.push(format!("the audit chain cannot be written: {failing}"));
+        if self.audit.owed() > 0 {
+            warnings.push(format!("{} records wait in memory for room on the disk", self.audit.owed()));
         }
-        warnings.dedup();
         let lost: BTreeMap<String, u64> =
             self.fence.lost().unwrap_or_default().into_iter().map(|(source, count)| (source.into(), count)).collect();
         Status {

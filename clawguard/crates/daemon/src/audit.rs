@@ -1,6 +1,7 @@
 //! The audit chain on disk: appended, synced in groups, rotated, taken up again after a crash.
 
 use std::{
+    collections::VecDeque,
     fs::{self, File, OpenOptions},
     io::{self, BufRead, BufReader, Seek, SeekFrom, Write},
     os::unix::fs::OpenOptionsExt,
@@ -21,6 +22,8 @@ use serde_json::{Value, json};
 
 /// Records between two checkpoints, at the most.
 const CHECKPOINT_EVERY: u64 = 256;
+/// Records that wait in memory for room on the disk, at the most.
+const OWED: usize = 4096;
 
 /// The chain, open for writing.
 pub struct AuditLog {
@@ -33,7 +36,15 @@ pub struct AuditLog {
     unsealed: u64,
     key: PrivateKey,
     sync: Arc<Sync>,
-    failing: Option<String>,
+    owed: VecDeque<Owed>,
+    dropped: u64,
+}
+
+/// A record of something that happened and could not be written yet.
+struct Owed {
+    kind: Kind,
+    at: Instant,
+    body: Value,
 }
 
 /// What is on disk.
@@ -114,7 +125,8 @@ impl AuditLog {
             unsealed: 0,
             key,
             sync,
-            failing: None,
+            owed: VecDeque::new(),
+            dropped: 0,
         };
         Ok((log, found))
     }
@@ -131,20 +143,63 @@ impl AuditLog {
         self.head.next
     }
 
-    /// Why records cannot be written now, if they cannot.
-    #[must_use]
-    pub fn failing(&self) -> Option<&str> {
-        self.failing.as_deref()
-    }
-
     /// Writes a record. It is acknowledged by its ticket.
     ///
     /// # Errors
     ///
-    /// If the disk is full or refuses. The chain is then as it was.
-    pub fn append(&mut self, kind: Kind, body: Value) -> io::Result<Ticket> {
-        let now = Instant(sys::clock::wall_ns());
-        let (line, head) = self.head.append(kind, now, body);
+    /// If the disk is full or refuses, or something owed cannot be written either. The chain is then as it was.
+    pub fn append(&mut self, kind: Kind, body: &Value) -> io::Result<Ticket> {
+        self.pay()?;
+        self.append_at(kind, Instant(sys::clock::wall_ns()), body)
+    }
+
+    /// Writes a record of something that happened in any case: what the disk refuses now waits in memory for room.
+    ///
+    /// # Errors
+    ///
+    /// If it waits.
+    pub fn append_or_owe(&mut self, kind: Kind, body: Value) -> io::Result<Ticket> {
+        let at = Instant(sys::clock::wall_ns());
+        let written = self.pay().and_then(|()| self.append_at(kind, at, &body));
+        if written.is_err() {
+            if self.owed.len() < OWED {
+                self.owed.push_back(Owed { kind, at, body });
+            } else {
+                self.dropped += 1;
+            }
+        }
+        written
+    }
+
+    /// Writes what is owed, in its order, with the times at which it happened.
+    ///
+    /// # Errors
+    ///
+    /// If the disk still refuses; what is left waits on.
+    pub fn pay(&mut self) -> io::Result<()> {
+        while let Some(Owed { kind, at, body }) = self.owed.pop_front() {
+            if let Err(error) = self.append_at(kind, at, &body) {
+                self.owed.push_front(Owed { kind, at, body });
+                return Err(error);
+            }
+        }
+        if self.dropped > 0 {
+            let body = json!({ "alert": "records_lost", "count": self.dropped });
+            let ticket = self.append_at(Kind::Alert, Instant(sys::clock::wall_ns()), &body)?;
+            drop(ticket);
+            self.dropped = 0;
+        }
+        Ok(())
+    }
+
+    /// How many records wait in memory, and how many could not even do that.
+    #[must_use]
+    pub fn owed(&self) -> u64 {
+        self.owed.len() as u64 + self.dropped
+    }
+
+    fn append_at(&mut self, kind: Kind, at: Instant, body: &Value) -> io::Result<Ticket> {
+        let (line, head) = self.head.append(kind, at, body.clone());
         self.write(&line, head)?;
         if self.unsealed >= CHECKPOINT_EVERY {
             self.checkpoint()?;
@@ -175,10 +230,8 @@ impl AuditLog {
         if let Err(error) = self.file.write_all(line.as_bytes()) {
             // What was half written is taken back, so that the chain stays whole.
             let _ = self.file.set_len(self.size);
-            self.failing = Some(error.to_string());
             return Err(error);
         }
-        self.failing = None;
         self.size += line.len() as u64;
         self.head = head;
         self.unsealed += 1;
@@ -318,7 +371,7 @@ mod tests {
 
     fn write(log: &mut AuditLog, count: u64) {
         for n in 0..count {
-            log.append(Kind::Flip, json!({ "n": n })).unwrap().wait().unwrap();
+            log.append(Kind::Flip, &json!({ "n": n })).unwrap().wait().unwrap();
         }
     }
 
@@ -392,7 +445,7 @@ mod tests {
             for _ in 0..8 {
                 scope.spawn(|| {
                     for n in 0..25 {
-                        let ticket = log.lock().unwrap().append(Kind::Flip, json!({ "n": n })).unwrap();
+                        let ticket = log.lock().unwrap().append(Kind::Flip, &json!({ "n": n })).unwrap();
                         ticket.wait().unwrap();
                     }
                 });

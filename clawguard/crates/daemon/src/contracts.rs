@@ -213,7 +213,7 @@ impl Core {
         self.save_ledger().inspect_err(|_| self.ledger = before.clone())?;
         let ticket = self.record_grant(
             Kind::Contract,
-            json!({
+            &json!({
                 "agent": agent.as_str(),
                 "wpc_hash": hash.to_string(),
                 "policy_id": judged.policy.id,

@@ -67,6 +67,9 @@ pub(crate) struct Agent {
     pub(crate) problem: Option<String>,
 }
 
+/// The name under which a problem with the audit chain is kept.
+const AUDIT: &str = "audit";
+
 /// A result that an API caller can be told.
 pub(crate) type Answer<T> = Result<T, ErrorDetail>;
 
@@ -104,36 +107,61 @@ impl Shared {
 }
 
 impl Core {
-    /// Writes a record that is to be acknowledged.
+    /// Writes a record of something that happened, to be acknowledged. What cannot be written waits for room.
     pub(crate) fn record(&mut self, kind: Kind, body: Value) -> io::Result<Ticket> {
-        let written = self.audit.append(kind, body);
-        match &written {
-            Ok(_) => {
-                self.problems.remove("audit");
-            }
-            Err(error) => {
-                tracing::error!(%error, "the audit chain cannot be written: new grants are refused");
-                self.problems.insert("audit".into(), format!("the audit chain cannot be written: {error}"));
-            }
-        }
+        let written = self.audit.append_or_owe(kind, body);
+        self.audit_fared(written.as_ref().err());
         written
     }
 
-    /// Writes a record of something that happened anyway.
+    /// Writes a record of something that happened, for which nobody waits.
     pub(crate) fn note(&mut self, kind: Kind, body: Value) {
-        // What cannot be written is told by `record`; nothing waits for it.
         if let Ok(ticket) = self.record(kind, body) {
             drop(ticket);
         }
     }
 
     /// Writes the record without which a grant is not given.
-    pub(crate) fn record_grant(&mut self, kind: Kind, body: Value) -> Answer<Ticket> {
-        self.record(kind, body).map_err(|error| ErrorDetail {
+    pub(crate) fn record_grant(&mut self, kind: Kind, body: &Value) -> Answer<Ticket> {
+        self.may_grant()?;
+        let written = self.audit.append(kind, body);
+        self.audit_fared(written.as_ref().err());
+        written.map_err(|error| self.no_grants(&format!("the audit chain cannot be written: {error}")))
+    }
+
+    /// Whether anything new may be granted: only while what is granted can be recorded.
+    pub(crate) fn may_grant(&mut self) -> Answer<()> {
+        self.tend_audit();
+        self.problems.get(AUDIT).map_or(Ok(()), |problem| Err(self.no_grants(problem)))
+    }
+
+    fn no_grants(&self, why: &str) -> ErrorDetail {
+        ErrorDetail {
             code: Code::Unavailable,
-            message: format!("nothing new is granted while the audit chain cannot be written: {error}"),
+            message: format!("nothing new is granted while {why}"),
             hint: format!("make room under {}", self.paths.state().display()),
-        })
+        }
+    }
+
+    /// After a failure, tries again to write what the disk refused. The disk counts as well again only when there is room
+    /// to set aside too: the last bytes of a full one would take a short record and refuse the next.
+    pub(crate) fn tend_audit(&mut self) {
+        if !self.problems.contains_key(AUDIT) {
+            return;
+        }
+        let well = ledger::set_aside(&self.paths.reserve()).and_then(|()| self.audit.pay());
+        if well.is_ok() {
+            self.problems.remove(AUDIT);
+            tracing::info!("the audit chain is written again");
+        }
+    }
+
+    fn audit_fared(&mut self, error: Option<&io::Error>) {
+        let Some(error) = error else { return };
+        let text = format!("the audit chain cannot be written: {error}");
+        if self.problems.insert(AUDIT.into(), text).is_none() {
+            tracing::error!(%error, "the audit chain cannot be written: new grants are refused, records wait in memory");
+        }
     }
 
     /// Puts the ledger on disk.

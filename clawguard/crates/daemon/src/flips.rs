@@ -311,6 +311,10 @@ impl Core {
             return refuse(Code::NotFound, format!("there is no {}", flip.whose), "");
         };
         let groups = flip.next.groups(&flip.whose, &self.ledger.numbers);
+        let given_back = flip.next.kills.len() < self.switch.kills.len() || flip.state == "normal";
+        if given_back {
+            self.may_grant()?;
+        }
         // A kill does not wait for a canary that cannot be had; it is then not proven.
         if let Err(error) = self.canary() {
             tracing::error!(message = error.message, "no canary for this flip");
@@ -320,19 +324,21 @@ impl Core {
         let done =
             switch::apply(&self.fence, canary.as_mut(), scope, &groups, &flip.targets, flip.started, persist);
         self.canary = canary;
-        let done = done.map_err(|error| failed("carry the flip out", &error))?;
         self.finish(flip, &done)
     }
 
     /// Takes the new state over, records the flip, and says what was proven.
     fn finish(&mut self, flip: Flip<'_>, done: &Flipped) -> Answer<(FlipAnswer, Option<Ticket>)> {
-        let restoring = flip.state == "live" || flip.state == "normal";
-        if done.persisted.is_err() && restoring {
-            let why = done.persisted.clone().err().unwrap_or_default();
-            return refuse(Code::Unavailable, format!("nothing was given back, because it cannot be written down: {why}"), format!("make room under {}", self.paths.state().display()));
+        // Only what was to be given back is not in the kernel when it is not on disk.
+        if let (Err(why), 0) = (&done.persisted, done.effective_ns) {
+            return refuse(
+                Code::Unavailable,
+                format!("nothing was given back, because it cannot be written down: {why}"),
+                format!("make room under {}", self.paths.state().display()),
+            );
         }
         self.switch = flip.next;
-        let answer = FlipAnswer {
+        let mut answer = FlipAnswer {
             group: flip.group,
             state: flip.state.into(),
             whose: flip.whose.to_string(),
@@ -350,7 +356,7 @@ impl Core {
             persisted: done.persisted.is_ok(),
         };
         self.counters.flipped(&answer);
-        let proven = match flip.expected {
+        let proven = done.trouble.is_none() && match flip.expected {
             Proof::Refused => matches!(done.after, Proof::Refused | Proof::Nothing),
             Proof::Accepted => matches!(done.after, Proof::Accepted | Proof::Nothing),
             _ => done.after != Proof::Unknown,
@@ -358,6 +364,14 @@ impl Core {
         let kind = if proven { Kind::Flip } else { Kind::FlipFailed };
         let body = json!({ "flip": answer, "reason": flip.reason });
         let ticket = self.record(kind, body).ok();
+        answer.persisted &= ticket.is_some();
+        if let Some(trouble) = &done.trouble {
+            return refuse(
+                Code::Unproven,
+                format!("{} is {} in the kernel, but {trouble}", answer.group, answer.state),
+                "`clawguard mode lockdown` stops everything; `clawguard doctor` tests every hook",
+            );
+        }
         if !proven {
             return refuse(
                 Code::Unproven,

@@ -184,7 +184,7 @@ impl Core {
         };
         let ticket = self.record_grant(
             Kind::JobStart,
-            json!({
+            &json!({
                 "job": new.id.as_str(),
                 "agent": new.agent.as_str(),
                 "wpc_hash": hash.map(|hash| hash.to_string()),

@@ -2,11 +2,14 @@
 
 use std::{
     collections::BTreeMap,
-    fs, io,
+    fs::{self, OpenOptions},
+    io,
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
 
 use fence::AgentName;
+use nix::fcntl::posix_fallocate;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use switch::Numbers;
 
@@ -100,7 +103,7 @@ pub fn write_at_all_costs<T: Serialize>(path: &Path, value: &T, reserve: &Path) 
 }
 
 /// Bytes that are set aside.
-const RESERVE: usize = 1 << 20;
+const RESERVE: i64 = 1 << 20;
 
 /// Sets room aside on the disk, if it is not set aside already.
 ///
@@ -111,8 +114,13 @@ pub fn set_aside(reserve: &Path) -> io::Result<()> {
     if fs::metadata(reserve).is_ok_and(|data| data.len() == RESERVE as u64) {
         return Ok(());
     }
-    // Written, not seeked: a hole would be no room.
-    sys::file::replace(reserve, &vec![0; RESERVE], 0o600)
+    let file = OpenOptions::new().write(true).create(true).mode(0o600).open(reserve)?;
+    // Blocks, not a length alone: a hole would be no room.
+    let got = posix_fallocate(&file, 0, RESERVE).map_err(io::Error::from).and_then(|()| file.sync_all());
+    if got.is_err() {
+        fs::remove_file(reserve)?;
+    }
+    got
 }
 
 #[cfg(test)]

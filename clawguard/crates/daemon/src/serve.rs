@@ -113,6 +113,9 @@ pub fn run(options: &Options) -> Result<(), Error> {
     let mut core = shared.lock();
     core.end_interval();
     core.note(Kind::Stop, json!({}));
+    if core.audit.owed() > 0 {
+        tracing::error!(records = core.audit.owed(), "records are lost: the disk had no room for them to the end");
+    }
     if let Err(error) = core.audit.checkpoint() {
         tracing::error!(%error, "the audit chain ends without a signature");
     }
@@ -429,6 +432,7 @@ fn on_beat(core: &mut Core, beats: u64, pace: &config::Audit) {
     core.fence.beat();
     core.tell_expiries();
     core.match_agents();
+    core.tend_audit();
     let every = |seconds: u64| beats % seconds.max(1) == 0;
     if every(pace.imported_interval_seconds) {
         core.look_for_all_imported();

@@ -8,7 +8,7 @@ use std::{
     io::{self, Read, Write},
     net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket},
     os::fd::AsFd,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use claw::Hash;
@@ -24,8 +24,6 @@ use sys::{netns, process::{Child, Program}};
 
 use crate::{Error, Fence, JobSpec, Numbering, jobs::Enrolled};
 
-/// How long the canary may take for one answer.
-const PATIENCE_MS: u16 = 5000;
 /// How long it tries to connect where nobody says no.
 const CONNECT_PATIENCE: Duration = Duration::from_millis(500);
 
@@ -67,9 +65,14 @@ pub struct Canary {
     from: io::PipeReader,
     job: Enrolled,
     policy: u32,
+    /// It left a question open: what it says next would be taken for the answer to another.
+    silent: bool,
 }
 
 impl Canary {
+    /// How long it may take to answer.
+    pub const PATIENCE: Duration = Duration::from_secs(5);
+
     /// Starts one inside the fence. `executable` is the program that calls [`serve`] when it is started with `argument`.
     ///
     /// # Errors
@@ -93,42 +96,48 @@ impl Canary {
         let child = program
             .start(cgroup.as_fd(), [child_in.as_fd(), child_out.as_fd(), null.as_fd()])
             .map_err(failed())?;
-        let mut canary = Self { child, to, from, job, policy };
+        let mut canary = Self { child, to, from, job, policy, silent: false };
         // It says so once its namespace stands.
-        match canary.answer()? {
+        match canary.answer(Instant::now() + Self::PATIENCE)? {
             0 => Ok(canary),
             code => Err(Error::System { what: "set up the canary", source: io::Error::from_raw_os_error(code) }),
         }
     }
 
-    /// Whether its process still runs.
+    /// Whether its process still runs and answers.
     #[must_use]
     pub fn alive(&self) -> bool {
-        self.child.ended().is_ok_and(|ended| !ended)
+        !self.silent && self.child.ended().is_ok_and(|ended| !ended)
     }
 
-    fn answer(&mut self) -> Result<i32, Error> {
-        let failed = || Error::system("hear from the canary");
+    fn answer(&mut self, until: Instant) -> Result<i32, Error> {
+        let heard = self.hear(until);
+        self.silent |= heard.is_err();
+        heard.map_err(Error::system("hear from the canary"))
+    }
+
+    fn hear(&mut self, until: Instant) -> io::Result<i32> {
         let mut wait = [PollFd::new(self.from.as_fd(), PollFlags::POLLIN)];
-        if poll(&mut wait, PollTimeout::from(PATIENCE_MS)).map_err(|e| failed()(e.into()))? == 0 {
-            return Err(failed()(io::ErrorKind::TimedOut.into()));
+        let left = until.saturating_duration_since(Instant::now());
+        if poll(&mut wait, PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO))? == 0 {
+            return Err(io::ErrorKind::TimedOut.into());
         }
         let mut code = [0; 4];
-        self.from.read_exact(&mut code).map_err(failed())?;
+        self.from.read_exact(&mut code)?;
         Ok(i32::from_ne_bytes(code))
     }
 
     /// Has it act and answers the errno, or 0.
-    fn act(&mut self, act: Act, to: SocketAddr) -> Result<i32, Error> {
+    fn act(&mut self, act: Act, to: SocketAddr, until: Instant) -> Result<i32, Error> {
         let mut request = [0; REQUEST];
         request[0] = act as u8;
         request[2..4].copy_from_slice(&to.port().to_be_bytes());
         request[4..20].copy_from_slice(&net::addr(to.ip()).bytes());
         self.to.write_all(&request).map_err(Error::system("ask the canary"))?;
-        self.answer()
+        self.answer(until)
     }
 
-    /// Tries an endpoint as a job of `agent` under `policy` would.
+    /// Tries an endpoint as a job of `agent` under `policy` would, until so late at the most.
     ///
     /// # Errors
     ///
@@ -139,11 +148,12 @@ impl Canary {
         agent: u32,
         policy: u32,
         to: &Endpoint,
+        until: Instant,
     ) -> Result<Tried, Error> {
         fence.set_agent(self.job.slot, agent);
         fence.set_policy(self.job.slot, policy);
         let act = if to.protocol == protocol::TCP { Act::Connect } else { Act::SendTo };
-        let code = self.act(act, SocketAddr::new(net::ip(to.addr), to.port))?;
+        let code = self.act(act, SocketAddr::new(net::ip(to.addr), to.port), until)?;
         match code {
             // Nobody listens in the canary's namespace: being told so by its own stack means having been let out and in.
             0 | libc_codes::ECONNREFUSED => Ok(Tried::Accepted),
@@ -198,7 +208,7 @@ impl Canary {
     }
 
     fn expect(&mut self, hook: Hook, act: Act, to: SocketAddr, expected: i32) -> Result<(), Error> {
-        let code = self.act(act, to)?;
+        let code = self.act(act, to, Instant::now() + Self::PATIENCE)?;
         if code == expected {
             return Ok(());
         }
@@ -234,7 +244,8 @@ impl Canary {
         drop(self.to);
         // It ends when its pipe does; should it not, it is ended.
         let mut wait = [PollFd::new(self.child.as_fd(), PollFlags::POLLIN)];
-        if poll(&mut wait, PollTimeout::from(PATIENCE_MS)).unwrap_or(0) == 0 {
+        let patience = if self.silent { PollTimeout::ZERO } else { PollTimeout::from(1000_u16) };
+        if poll(&mut wait, patience).unwrap_or(0) == 0 {
             let _ = self.child.signal(9);
         }
         let _ = self.child.wait();

@@ -1,6 +1,9 @@
 //! Carrying a change out, and proving it.
 
-use std::{io, time::Instant};
+use std::{
+    io,
+    time::{Duration, Instant},
+};
 
 use clawguard_common::{Endpoint, Groups};
 use fence::{Canary, Error, Fence, Scope, Severed, Tried};
@@ -36,7 +39,7 @@ pub enum Proof {
 /// What a flip did.
 #[derive(Clone, Debug)]
 pub struct Flipped {
-    /// From the start to the map being written.
+    /// From the start to the map being written; 0 if it was not.
     pub effective_ns: u64,
     /// The whole of it.
     pub total_ns: u64,
@@ -46,17 +49,15 @@ pub struct Flipped {
     pub before: Proof,
     /// The canary after.
     pub after: Proof,
-    /// Whether the new state is on disk. If not, it holds until the next reboot.
+    /// Whether the new state is on disk. If not, it holds until the daemon starts again.
     pub persisted: Result<(), String>,
+    /// What went wrong on the way. The kernel has the new state all the same.
+    pub trouble: Option<String>,
 }
 
 /// Carries a change out: `groups` is everything that is killed in `scope` from now on. `persist` writes the new state
-/// down; if it cannot, a kill goes on all the same, because stopping matters more than remembering, and says so.
-///
-/// # Errors
-///
-/// If the kernel's map does not read back as it was written, or the live connections cannot be listed. A kill is in force
-/// by then. That there is no canary, or none that answers, stops nothing and is told as [`Proof::Unknown`].
+/// down. What takes something away is in force before anything is written, and goes on whatever fails, because stopping
+/// matters more than remembering; what gives something back is written down first, or not given.
 pub fn apply(
     fence: &Fence,
     mut canary: Option<&mut Canary>,
@@ -65,53 +66,88 @@ pub fn apply(
     targets: &[Target],
     started: Instant,
     persist: impl FnOnce() -> io::Result<()>,
-) -> Result<Flipped, Error> {
-    let was = fence.killed(scope)?;
+) -> Flipped {
+    let was = fence.killed(scope).unwrap_or_default();
     let killing = groups.0.iter().zip(was.0).any(|(new, old)| new & !old != 0);
-    let before = canary.as_deref_mut().map_or(Proof::Unknown, |canary| try_all(fence, canary, scope, &was, targets));
-    let persisted = persist().map_err(|error| error.to_string());
-    if persisted.is_err() && !killing {
-        // What is given back must stay given back: without a record it is not.
-        let total_ns = nanoseconds(started);
-        return Ok(Flipped { effective_ns: 0, total_ns, severed: Severed::default(), before, after: before, persisted });
-    }
-    fence.set_killed(scope, groups);
-    let effective_ns = nanoseconds(started);
-    let read = fence.killed(scope)?;
-    if read != *groups {
-        return Err(Error::SelfTest { hook: "switch", what: "the map does not read back as it was written".into() });
-    }
-    let severed = if killing {
-        fence.sever(|flow| {
-            let concerned = match scope {
-                Scope::Host => true,
-                Scope::Agent(agent) => fence.agent_of(flow.stamp.job) == agent,
-                Scope::Job(job) => flow.stamp.job == job,
-            };
-            concerned && (flow.groups.intersects(groups) || !flow.allowed)
-        })?
-    } else {
-        Severed::default()
+    let patience = if killing { HURRIED } else { Canary::PATIENCE };
+    let before =
+        canary.as_deref_mut().map_or(Proof::Unknown, |canary| try_all(fence, canary, scope, &was, targets, patience));
+    let mut flipped = Flipped {
+        effective_ns: 0,
+        total_ns: 0,
+        severed: Severed::default(),
+        before,
+        after: before,
+        persisted: Ok(()),
+        trouble: None,
     };
-    let after = canary.map_or(Proof::Unknown, |canary| try_all(fence, canary, scope, groups, targets));
-    Ok(Flipped { effective_ns, total_ns: nanoseconds(started), severed, before, after, persisted })
+    let mut goal = was;
+    if killing {
+        // What was killed before stays so until the new state is written down.
+        goal.add(groups);
+        fence.set_killed(scope, &goal);
+        flipped.effective_ns = nanoseconds(started);
+        match end_flows(fence, scope, groups) {
+            Ok(severed) => flipped.severed = severed,
+            Err(error) => flipped.trouble = Some(format!("the live connections could not be ended: {error}")),
+        }
+    }
+    flipped.persisted = persist().map_err(|error| error.to_string());
+    if flipped.persisted.is_ok() {
+        goal = *groups;
+        fence.set_killed(scope, &goal);
+    }
+    if flipped.effective_ns == 0 && flipped.persisted.is_ok() {
+        flipped.effective_ns = nanoseconds(started);
+    }
+    match fence.killed(scope) {
+        Ok(read) if read == goal => {}
+        Ok(_) => flipped.trouble = Some("the kernel's map does not read back as it was written".into()),
+        Err(error) => flipped.trouble = Some(error.to_string()),
+    }
+    flipped.after =
+        canary.map_or(Proof::Unknown, |canary| try_all(fence, canary, scope, &goal, targets, Canary::PATIENCE));
+    flipped.total_ns = nanoseconds(started);
+    flipped
+}
+
+/// How long a kill waits for all that the canary tries before it. Afterwards there is time.
+const HURRIED: Duration = Duration::from_millis(250);
+
+fn end_flows(fence: &Fence, scope: Scope, groups: &Groups) -> Result<Severed, Error> {
+    fence.sever(|flow| {
+        let concerned = match scope {
+            Scope::Host => true,
+            Scope::Agent(agent) => fence.agent_of(flow.stamp.job) == agent,
+            Scope::Job(job) => flow.stamp.job == job,
+        };
+        concerned && (flow.groups.intersects(groups) || !flow.allowed)
+    })
 }
 
 /// Flips groups for the canary alone and back: proves the switch without touching anybody.
 pub fn rehearse(fence: &Fence, canary: &mut Canary, groups: &Groups, targets: &[Target]) -> Flipped {
     let started = Instant::now();
     let job = Scope::Job(canary.slot());
-    let before = try_all(fence, canary, Scope::Host, groups, targets);
+    let before = try_all(fence, canary, Scope::Host, groups, targets, Canary::PATIENCE);
     fence.set_killed(job, groups);
     let effective_ns = nanoseconds(started);
-    let after = try_all(fence, canary, Scope::Host, groups, targets);
+    let after = try_all(fence, canary, Scope::Host, groups, targets, Canary::PATIENCE);
     fence.set_killed(job, &Groups::default());
     let total_ns = nanoseconds(started);
-    Flipped { effective_ns, total_ns, severed: Severed::default(), before, after, persisted: Ok(()) }
+    Flipped { effective_ns, total_ns, severed: Severed::default(), before, after, persisted: Ok(()), trouble: None }
 }
 
-/// Tries every target. A switch of one job is the canary's own for that time.
-fn try_all(fence: &Fence, canary: &mut Canary, scope: Scope, groups: &Groups, targets: &[Target]) -> Proof {
+/// Tries every target, for so long altogether. A switch of one job is the canary's own for that time.
+fn try_all(
+    fence: &Fence,
+    canary: &mut Canary,
+    scope: Scope,
+    groups: &Groups,
+    targets: &[Target],
+    patience: Duration,
+) -> Proof {
+    let until = Instant::now() + patience;
     let own = Scope::Job(canary.slot());
     let one_job = matches!(scope, Scope::Job(_));
     if one_job {
@@ -120,7 +156,7 @@ fn try_all(fence: &Fence, canary: &mut Canary, scope: Scope, groups: &Groups, ta
     let (mut accepted, mut refused) = (0, 0);
     let mut known = true;
     for target in targets {
-        match canary.try_endpoint(fence, target.agent, target.policy, &target.endpoint) {
+        match canary.try_endpoint(fence, target.agent, target.policy, &target.endpoint, until) {
             Ok(Tried::Accepted) => accepted += 1,
             Ok(Tried::Refused) => refused += 1,
             Err(error) => {

@@ -180,13 +180,16 @@ pub fn drop_bounding_set() -> io::Result<()> {
     Ok(())
 }
 
-/// Gives up every capability that this process has (capset(2)); what user 0 would regain by executing a program is
-/// bounded by [`drop_bounding_set`].
+/// capabilities(7): may send signals to any process.
+pub const CAP_KILL: u32 = 1 << 5;
+
+/// Gives up every capability that this process has but those of the mask `keep` (capset(2)), which covers the first 32;
+/// what user 0 would regain by executing a program is bounded by [`drop_bounding_set`].
 ///
 /// # Errors
 ///
-/// If the kernel refuses.
-pub fn drop_capabilities() -> io::Result<()> {
+/// If the kernel refuses, as it does if one of `keep` is not there.
+pub fn drop_capabilities(keep: u32) -> io::Result<()> {
     #[repr(C)]
     struct Header {
         version: u32,
@@ -194,9 +197,10 @@ pub fn drop_capabilities() -> io::Result<()> {
     }
     const VERSION_3: u32 = 0x2008_0522;
     let header = Header { version: VERSION_3, pid: 0 };
-    let none = [0_u32; 6];
+    // Effective, permitted and inheritable of the first 32, then of the rest.
+    let sets = [keep, keep, 0, 0, 0, 0];
     // SAFETY: the header and the two triples of sets live until the call returns.
-    check(unsafe { libc::syscall(libc::SYS_capset, &raw const header, none.as_ptr()) })?;
+    check(unsafe { libc::syscall(libc::SYS_capset, &raw const header, sets.as_ptr()) })?;
     Ok(())
 }
 

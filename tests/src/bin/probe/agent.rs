@@ -25,6 +25,7 @@ pub(crate) fn word(error: &io::Error) -> String {
         Some(libc::EDESTADDRREQ) => "EDESTADDRREQ".into(),
         Some(libc::ENETUNREACH) => "ENETUNREACH".into(),
         Some(code) => format!("E{code}"),
+        None if error.kind() == io::ErrorKind::TimedOut => "TIMEOUT".into(),
         None => error.kind().to_string().replace(' ', "-"),
     }
 }
@@ -53,6 +54,14 @@ pub(crate) fn run(words: &[&str]) -> anyhow::Result<()> {
         ["talk", to] => talk(to.parse()?)?,
         ["talk-udp", to] => talk_udp(to.parse()?)?,
         ["hold", count, to] => hold(count.parse()?, to.parse()?)?,
+        ["hold-mirror", count, to] => {
+            sys::netns::enter_mirror()?;
+            let to: SocketAddr = to.parse()?;
+            // The other end is a listener of this job's own, which a rule for the address does not care about.
+            let listener = TcpListener::bind(("0.0.0.0", to.port()))?;
+            thread::spawn(move || listener.incoming().flatten().for_each(std::mem::forget));
+            hold(count.parse()?, to)?;
+        }
         ["flood", seconds, rest @ ..] => flood(seconds.parse()?, rest)?,
         ["attempts", count, kind, to] => attempts(count.parse()?, kind, to.parse()?)?,
         ["listen", port] => listen(port.parse()?)?,
@@ -225,10 +234,9 @@ fn attempts(count: u64, kind: &str, to: SocketAddr) -> anyhow::Result<()> {
 fn listen(port: u16) -> anyhow::Result<()> {
     let listener = TcpListener::bind(("::", port))?;
     println!("listening");
-    for stream in listener.incoming() {
-        let mut stream = stream?;
+    for mut stream in listener.incoming().flatten() {
         let mut buffer = [0; 4096];
-        let count = stream.read(&mut buffer)?;
+        let Ok(count) = stream.read(&mut buffer) else { continue };
         println!("heard {}", String::from_utf8_lossy(&buffer[..count]));
         let _ = stream.write_all(buffer[..count].to_ascii_uppercase().as_slice());
     }
@@ -240,7 +248,7 @@ fn listen_udp(port: u16) -> anyhow::Result<()> {
     println!("listening");
     let mut buffer = [0; 4096];
     loop {
-        let (count, from) = socket.recv_from(&mut buffer)?;
+        let Ok((count, from)) = socket.recv_from(&mut buffer) else { continue };
         println!("heard {}", String::from_utf8_lossy(&buffer[..count]));
         let _ = socket.send_to(buffer[..count].to_ascii_uppercase().as_slice(), from);
     }
@@ -318,7 +326,11 @@ fn sockopt() {
     let request = [239_u8, 1, 2, 3, 0, 0, 0, 0];
     let fd = crate::raw::socket(libc::AF_INET, libc::SOCK_DGRAM, 0).unwrap_or(0);
     for (name, option) in [("join", 35), ("options", 4), ("ttl", 2)] {
-        let value: &[u8] = if option == 35 { &request } else { &[68, 4, 5, 0] };
+        let value: &[u8] = match option {
+            35 => &request,
+            4 => &[68, 4, 5, 0],
+            _ => &[64, 0, 0, 0],
+        };
         println!("{name} {}", outcome(&crate::raw::option(fd, 0, option, value)));
     }
 }

@@ -2,8 +2,9 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    io::{self, BufRead, Read, Write},
+    io::{self, BufRead, IoSlice, IoSliceMut, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
+    os::fd::AsRawFd,
     process::Command,
     sync::{Arc, Mutex},
     thread,
@@ -11,6 +12,9 @@ use std::{
 };
 
 use anyhow::{Context, bail};
+use nix::sys::socket::{
+    ControlMessage, ControlMessageOwned, MsgFlags, SockaddrIn6, recvmsg, sendmsg, setsockopt, sockopt,
+};
 
 use crate::raw;
 
@@ -99,14 +103,36 @@ fn setup(script: &str, seen: &Arc<Mutex<Seen>>) -> anyhow::Result<()> {
             }
         });
         let udp = UdpSocket::bind(("::", port)).with_context(|| format!("udp {port}"))?;
-        thread::spawn(move || {
-            let mut buffer = [0; 65_536];
-            while let Ok((count, from)) = udp.recv_from(&mut buffer) {
-                let _ = udp.send_to(&buffer[..count], from);
-            }
-        });
+        thread::spawn(move || echo_datagrams(&udp));
     }
     Ok(())
+}
+
+/// Answers each datagram from the very address it was sent to, as a host that has many must.
+fn echo_datagrams(socket: &UdpSocket) -> nix::Result<()> {
+    setsockopt(socket, sockopt::Ipv6RecvPacketInfo, &true)?;
+    let mut buffer = [0; 65_536];
+    loop {
+        let mut control = nix::cmsg_space!(libc::in6_pktinfo);
+        let mut slices = [IoSliceMut::new(&mut buffer)];
+        let message = recvmsg::<SockaddrIn6>(socket.as_raw_fd(), &mut slices, Some(&mut control), MsgFlags::empty())?;
+        let (count, from) = (message.bytes, message.address);
+        let local = message.cmsgs()?.find_map(|cmsg| match cmsg {
+            ControlMessageOwned::Ipv6PacketInfo(info) => Some(info),
+            _ => None,
+        });
+        let Some(mut local) = local else { continue };
+        local.ipi6_ifindex = 0;
+        let control = [ControlMessage::Ipv6PacketInfo(&local)];
+        // Nobody may be there any more; that is theirs to see.
+        let _ = sendmsg(
+            socket.as_raw_fd(),
+            &[IoSlice::new(&buffer[..count])],
+            &control,
+            MsgFlags::empty(),
+            from.as_ref(),
+        );
+    }
 }
 
 fn echo(mut stream: TcpStream) {
