@@ -17,4 +17,4 @@ pub use record::*;
 pub use verdict::*;
 
 /// Version of every layout in this crate; part of the pin directory's name.
-pub const ABI: u32 = 1;
+pub const ABI: u32 = if cfg!(feature = "next-abi") { 2 } else { 1 };

@@ -25,6 +25,9 @@ pub const MAX_LEVEL: u32 = 23;
 pub const JOB_LEVEL: u32 = 2;
 /// Distinct (job, destination, reason) that one interval can record; more are counted without their destination.
 pub const MAX_DECISIONS: u32 = 32_768;
+/// Destinations for which a job's decisions of one kind are counted apart in an interval, so that no job takes the room that
+/// others need.
+pub const MAX_DESTINATIONS: u32 = 1024;
 /// Bytes of the event ring.
 pub const EVENT_RING_BYTES: u32 = 1 << 20;
 
@@ -333,7 +336,7 @@ pub struct DecisionKey {
     pub job_key: u64,
     /// [`PolicyHead::serial`]
     pub serial: u64,
-    /// The other end; all zero where the interval's table was full.
+    /// The other end; all zero where there is none, or the job has no room for more of them.
     pub remote: Endpoint,
     /// [`Reason`](crate::Reason) as a number.
     pub reason: u8,
@@ -363,8 +366,8 @@ pub struct DecisionCount {
     pub uid: u32,
     /// Number of the rule that was found; `u32::MAX` for none.
     pub rule: u32,
-    /// Zero.
-    pub pad: u32,
+    /// Where the key has no other end: how many other ends the same job has in the interval's table, about.
+    pub destinations: u32,
     /// Its command name.
     pub comm: [u8; 16],
 }
@@ -386,7 +389,7 @@ pub struct Event {
 pub mod lost {
     /// An event found no room in the ring.
     pub const EVENT: u32 = 0;
-    /// A decision found no room in the interval's table and was counted without its destination.
+    /// A decision was counted without its destination: the job, or the interval's table, has no room for more of them.
     pub const DESTINATION: u32 = 1;
     /// A decision could not be recorded at all; the per-agent counters have it.
     pub const DECISION: u32 = 2;

@@ -10,7 +10,7 @@ use aya_ebpf::{
         bpf_get_current_cgroup_id, bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_current_uid_gid,
     },
 };
-use clawguard_common::{DecisionCount, DecisionKey, Endpoint, Event, Hook, REASONS, lost};
+use clawguard_common::{DecisionCount, DecisionKey, Endpoint, Event, Hook, MAX_DESTINATIONS, REASONS, lost};
 
 use crate::{
     maps::{DECISIONS, Decisions, EVENTS, TOTALS, count_lost},
@@ -63,6 +63,17 @@ fn tell(verdict: &Verdict, hook: Hook, remote: &Endpoint) {
     if key.hook < Hook::Egress as u8 {
         who(&mut first);
     }
+    if key.remote != Endpoint::default() {
+        // The same records without a destination and without a count, in place: the stack has no room for more.
+        key.remote = Endpoint::default();
+        first.count = 0;
+        if has_room(decisions, &key, &first) {
+            key.remote = *remote;
+        } else {
+            count_lost(lost::DESTINATION);
+        }
+        first.count = 1;
+    }
     match insert(decisions, &key, &first) {
         Inserted::New => {
             if !verdict.allows() {
@@ -71,13 +82,38 @@ fn tell(verdict: &Verdict, hook: Hook, remote: &Endpoint) {
         }
         Inserted::Known => {}
         Inserted::Full => {
-            count_lost(lost::DESTINATION);
+            // Whoever came this far with a destination has an entry without one.
             key.remote = Endpoint::default();
-            if matches!(insert(decisions, &key, &first), Inserted::Full) {
+            if again(decisions, &key, first.last_ns) {
+                count_lost(lost::DESTINATION);
+            } else {
                 count_lost(lost::DECISION);
             }
         }
     }
+}
+
+/// Whether the job may have one more destination in the interval's table. `summary` is the key of the entry for those that
+/// it may not; makes that entry, as `none`, if it is not there.
+#[inline(always)]
+fn has_room(decisions: &Decisions, summary: &DecisionKey, none: &DecisionCount) -> bool {
+    if decisions.get_ptr_mut(summary).is_none() {
+        // Another CPU may have been faster. Should the table be full, there is none below.
+        let _ = decisions.insert(summary, none, u64::from(BPF_NOEXIST));
+    }
+    let Some(found) = decisions.get_ptr_mut(summary) else {
+        return true;
+    };
+    // SAFETY: entries are never removed from an interval's table while programs use it. One word; two CPUs that add at
+    // once may count one too few, which is room for one more.
+    unsafe {
+        let destinations = ptr::read_volatile(&raw const (*found).destinations);
+        if destinations >= MAX_DESTINATIONS {
+            return false;
+        }
+        ptr::write_volatile(&raw mut (*found).destinations, destinations + 1);
+    }
+    true
 }
 
 enum Inserted {

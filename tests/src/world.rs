@@ -1,6 +1,7 @@
 //! A world: this thread's network namespace, the far end, and an instance of ClawGuard under a directory of its own.
 
 use std::{
+    collections::BTreeMap,
     ffi::OsStr,
     fs,
     io::{BufRead, BufReader, Write},
@@ -183,6 +184,7 @@ const HOSTS: &str = "\n[hosts]\n\
     \"crm.example\" = [\"203.0.113.10\", \"2001:db8::10\"]\n\
     \"chat.example\" = [\"203.0.113.20\"]\n\
     \"video.example\" = [\"203.0.113.30\"]\n\
+    \"evil.example\" = [\"203.0.113.99\"]\n\
     \"api.openai.com\" = [\"203.0.113.66\"]\n";
 
 impl World {
@@ -256,6 +258,43 @@ impl World {
         let output = self.command(built("clawguard")).arg("daemon").output().unwrap();
         assert!(!output.status.success(), "the daemon started");
         String::from_utf8_lossy(&output.stderr).into_owned()
+    }
+
+    /// Starts a build whose file is gone by the time it needs it: its canary cannot start, after its programs are attached.
+    /// Answers what it said.
+    pub fn start_unlinked(&mut self, executable: &Path) -> String {
+        let child = self.command(executable).arg("daemon").stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        fs::remove_file(executable).unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert!(!output.status.success(), "the daemon started");
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    }
+
+    pub fn running(&self) -> bool {
+        self.daemon.is_some()
+    }
+
+    /// This instance's name in cgroups and on the bpffs.
+    pub fn prefix(&self) -> String {
+        let hash = claw::Hash::of(self.directory.as_os_str().as_encoded_bytes());
+        format!("clawguard_{}", hash.0[..5].iter().map(|byte| format!("{byte:02x}")).collect::<String>())
+    }
+
+    /// Where this instance's maps and links are pinned, by version.
+    pub fn pins(&self) -> PathBuf {
+        Path::new("/sys/fs/bpf").join(self.prefix())
+    }
+
+    /// The id of the program behind each pinned link.
+    pub fn attached_programs(&self) -> BTreeMap<PathBuf, u32> {
+        let mut programs = BTreeMap::new();
+        for version in fs::read_dir(self.pins()).unwrap().flatten() {
+            for link in fs::read_dir(version.path().join("links")).unwrap().flatten() {
+                let info = sys::bpf::link_info(sys::bpf::pinned(&link.path()).unwrap()).unwrap();
+                programs.insert(link.path(), info.program);
+            }
+        }
+        programs
     }
 
     fn log(&self) -> PathBuf {

@@ -10,7 +10,7 @@ use claw::{
 use clawguard_common::{Endpoint, NEVER};
 use control::api::{Code, ContractView, ErrorDetail};
 use evidence::chain::Kind;
-use fence::{AgentName, Lowered, Severed};
+use fence::{AgentName, Fence, Lowered, Severed};
 use policy::{Contract, Group, HostFacts, Policy, compile, contract::OnBypass};
 use serde_json::json;
 use switch::Numbers;
@@ -225,14 +225,15 @@ impl Core {
                 "actor": terms.actor,
             }),
         )?;
-        let severed = self.point(agent, hash)?;
+        let agent_slot = self.point(agent, hash)?;
+        let severed = self.end_disallowed(|fence, job| fence.agent_of(job) == agent_slot)?;
         self.drop_unused_contracts();
         let view = ContractView { previous: previous.map(|hash| hash.to_string()), sockets_destroyed: severed.destroyed as u64, ..self.contract_view(hash)? };
         Ok((view, Some(ticket)))
     }
 
-    /// The moment at which a contract comes into force: one store for each job.
-    pub(crate) fn point(&mut self, agent: &AgentName, hash: Hash) -> Answer<Severed> {
+    /// The moment at which a contract comes into force: one store for each job. Answers the agent's slot.
+    pub(crate) fn point(&mut self, agent: &AgentName, hash: Hash) -> Answer<u32> {
         let Some(contract) = self.contracts.get(&hash) else {
             return Err(failed("find the contract's tables", &hash));
         };
@@ -246,10 +247,15 @@ impl Core {
         for job in self.jobs.values().filter(|job| job.agent == *agent && job.wpc.is_none()) {
             self.fence.set_policy(job.enrolled.slot, slot);
         }
+        Ok(agent_slot)
+    }
+
+    /// Ends the live flows of jobs, chosen by slot, that the contracts in force do not allow.
+    pub(crate) fn end_disallowed(&self, of: impl Fn(&Fence, u32) -> bool) -> Answer<Severed> {
         let fence = &self.fence;
         let severed = fence
-            .sever(|flow| !flow.allowed && fence.agent_of(flow.stamp.job) == agent_slot)
-            .map_err(|error| failed("end the connections that the new contract does not allow", &error))?;
+            .sever(|flow| !flow.allowed && of(fence, flow.stamp.job))
+            .map_err(|error| failed("end the connections that the contract does not allow", &error))?;
         self.counters.sockets_destroyed.inc_by(severed.destroyed as u64);
         Ok(severed)
     }

@@ -34,6 +34,8 @@ pub(crate) struct Recent {
     next: u64,
     /// The decisions of the running interval that were told already, with their numbers.
     told: HashMap<DecisionKey, u64>,
+    /// Records that had not fit so far.
+    lost: u64,
 }
 
 impl Recent {
@@ -46,6 +48,13 @@ impl Recent {
         let id = view.id;
         self.views.push_back(view);
         id
+    }
+
+    /// The decision with a number, if it is still kept.
+    fn find(&mut self, id: u64) -> Option<&mut DecisionView> {
+        let first = self.views.front()?.id;
+        // They are numbered without gaps.
+        self.views.get_mut(usize::try_from(id.checked_sub(first)?).ok()?)
     }
 
     /// The decisions since a number, of one job or all.
@@ -181,6 +190,15 @@ impl Core {
         more
     }
 
+    /// Ends the interval early if records did not fit: there is room in the next.
+    pub(crate) fn end_full_interval(&mut self) {
+        let lost = self.fence.lost().unwrap_or_default().iter().map(|(_, count)| count).sum();
+        if lost > self.recent.lost {
+            self.recent.lost = lost;
+            self.end_interval();
+        }
+    }
+
     /// Ends the interval: adds its counts to what was told, and records all of it.
     pub(crate) fn end_interval(&mut self) {
         while self.take_events() {}
@@ -196,7 +214,7 @@ impl Core {
         for decision in &decisions {
             let mut view = self.view(decision);
             let seen = told.get(&decision.key).copied();
-            let old = seen.and_then(|id| self.recent.views.iter_mut().find(|view| view.id == id));
+            let old = seen.and_then(|id| self.recent.find(id));
             match old {
                 Some(old) => {
                     (view.id, view.pid, view.uid) = (old.id, old.pid, old.uid);

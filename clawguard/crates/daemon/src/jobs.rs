@@ -417,20 +417,22 @@ impl Core {
         }
     }
 
-    /// Takes over the jobs of an earlier daemon. Contracts of their own are named, to be loaded.
-    pub(crate) fn adopt_jobs(&mut self) -> Result<Vec<Hash>, fence::Error> {
+    /// Takes over the jobs of an earlier daemon.
+    pub(crate) fn adopt_jobs(&mut self) -> Result<(), fence::Error> {
         let entries: Vec<Entry> = ledger::read(&self.paths.jobs()).unwrap_or_else(|error| {
             tracing::error!(%error, "the jobs of the daemon before are not known: they are over");
             Vec::new()
         });
-        let mut wanted = Vec::new();
         for entry in entries {
-            let enrolled = Enrolled { slot: entry.slot, key: entry.key, cgroup: entry.cgroup };
-            if !self.fence.adopt(&enrolled) {
-                continue;
-            }
+            let enrolled = match self.adopt_job(&entry) {
+                Ok(Some(enrolled)) => enrolled,
+                Ok(None) => continue,
+                Err(error) => {
+                    tracing::error!(%error, job = %entry.id, "the job cannot be enrolled anew: it reaches nothing");
+                    continue;
+                }
+            };
             let wpc = entry.wpc.and_then(|text| text.parse().ok());
-            wanted.extend(wpc);
             self.owners.insert(enrolled.key, (entry.id.clone(), entry.agent.clone()));
             if let Err(error) = self.watch.add(&entry.id, &entry.directory) {
                 tracing::warn!(%error, job = %entry.id, "the job's end will be noticed late");
@@ -444,14 +446,35 @@ impl Core {
                 origin: entry.origin,
                 started_at: entry.started_at,
                 over: entry.over,
-                awaited: None,
+                awaited: (entry.origin == Origin::Run).then(|| Instant::now() + FIRST_PROCESS),
                 denials,
             };
             self.jobs.insert(entry.id, job);
         }
         let known: Vec<Enrolled> = self.jobs.values().map(|job| job.enrolled.clone()).collect();
-        self.fence.adopt_only(&known)?;
-        Ok(wanted)
+        self.fence.adopt_only(&known)
+    }
+
+    /// Finds a job in the kernel's tables. A daemon with other tables left its cgroup alone: that is enrolled anew, with
+    /// sockets that nobody here made.
+    fn adopt_job(&mut self, entry: &Entry) -> Result<Option<Enrolled>, fence::Error> {
+        let enrolled = Enrolled { slot: entry.slot, key: entry.key, cgroup: entry.cgroup };
+        if self.fence.adopt(&enrolled) {
+            return Ok(Some(enrolled));
+        }
+        if !cgroup::id(&entry.directory).is_ok_and(|id| id == entry.cgroup) {
+            return Ok(None);
+        }
+        let Ok(agent) = self.agent(&entry.agent).map(|agent| agent.slot) else { return Ok(None) };
+        let enrolled = self.fence.enrol(&entry.directory, JobSpec { agent, ..JobSpec::default() })?;
+        if entry.over {
+            self.fence.end(enrolled.slot);
+        }
+        match self.fence.imported(&enrolled, &entry.directory, true) {
+            Ok(ended) => tracing::info!(job = %entry.id, sockets_ended = ended.len(), "enrolled anew after an upgrade"),
+            Err(error) => tracing::warn!(%error, job = %entry.id, "sockets of before the upgrade could not be ended"),
+        }
+        Ok(Some(enrolled))
     }
 
     /// Whether sockets could come into a job from outside, so that they have to be looked for.

@@ -108,6 +108,10 @@ pub fn run(options: &Options) -> Result<(), Error> {
         .build()
         .map_err(system("start the runtime"))?;
     let shared = Arc::new(Shared::new(start(paths, config)?));
+    // Found before contracts are loaded, so that they are pointed to their agent's as soon as that is.
+    if let Err(error) = shared.lock().adopt_jobs() {
+        tracing::error!(%error, "the jobs of the daemon before are not known: they reach nothing");
+    }
     put_contracts_in_force(&shared);
     let served = runtime.block_on(serve(Arc::clone(&shared), options, &file));
     let mut core = shared.lock();
@@ -242,10 +246,7 @@ fn put_contracts_in_force(shared: &Shared) {
     if let Err(error) = core.contract_for_gateway() {
         core.problems.insert("gateway".into(), error.message);
     }
-    let wanted = core.adopt_jobs().unwrap_or_else(|error| {
-        tracing::error!(%error, "the jobs of the daemon before are not known");
-        Vec::new()
-    });
+    let wanted: std::collections::BTreeSet<Hash> = core.jobs.values().filter_map(|job| job.wpc).collect();
     drop(core);
     for hash in wanted {
         if let Err(message) = load_by_hash(shared, hash) {
@@ -255,6 +256,13 @@ fn put_contracts_in_force(shared: &Shared) {
     let mut core = shared.lock();
     core.point_jobs();
     core.apply_switch();
+    if let Err(error) = core.fence.drop_left_in_force() {
+        tracing::warn!(%error, "tables of the daemon before stay");
+    }
+    // What changed while nobody was there to see it: contracts, hosts, the configuration.
+    if let Err(error) = core.end_disallowed(|_, _| true) {
+        tracing::error!(message = error.message, "live connections were not looked through");
+    }
     core.bury_all();
     core.drop_unused_contracts();
 }
@@ -440,6 +448,8 @@ fn on_beat(core: &mut Core, beats: u64, pace: &config::Audit) {
     if every(pace.interval_seconds) {
         core.end_interval();
         core.bury_all();
+    } else {
+        core.end_full_interval();
     }
     if every(CHECKPOINT_BEATS)
         && let Err(error) = core.audit.checkpoint()

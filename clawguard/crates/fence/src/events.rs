@@ -87,7 +87,8 @@ impl Fence {
         put(&self.maps, &next).map_err(Error::system(failed))?;
         let last = std::mem::replace(&mut self.interval, next);
         let entries = bpf::map_entries(&last).map_err(Error::system(failed))?;
-        Ok(entries.into_iter().map(|(key, count)| Decision { key, count }).collect())
+        // An entry that only holds a job's number of destinations counts nothing.
+        Ok(entries.into_iter().map(|(key, count)| Decision { key, count }).filter(|made| made.count.count > 0).collect())
     }
 
     /// The events that wait in the ring, at most `most`.

@@ -44,6 +44,11 @@ impl Fence {
         (1..MAX_JOBS).map(|slot| self.job_key(slot)).max().unwrap_or(0)
     }
 
+    /// The slots that jobs have.
+    pub(crate) fn jobs_in_slots(&self) -> impl Iterator<Item = u32> {
+        (1..MAX_JOBS).filter(|slot| self.job_key(*slot) != 0)
+    }
+
     /// The agents' slice itself is managed and belongs to no job: what is started there without being enrolled reaches
     /// nothing.
     pub(crate) fn manage_agents_slice(&mut self) -> Result<(), Error> {
@@ -107,12 +112,28 @@ impl Fence {
         bpf::map_update(self.maps.cgroups.fd(), &id, &Cgroup { job: u64::from(slot) })
             .map_err(|error| wrong(format!("the kernel's table of cgroups does not take it: {error}")))?;
         if in_slice.is_none() {
-            let offset = offset_of!(Host, levels);
-            // Never taken back: a level too many costs unmanaged tasks one look-up.
-            self.maps.host.set(0, offset, self.maps.host.get(0, offset) | (1 << level));
+            self.add_level(level);
             self.attach_in_place(directory, id)?;
         }
         Ok(Enrolled { slot, key, cgroup: id })
+    }
+
+    /// A cgroup to which a version with other maps attached its hooks: managed, and nobody's, until its job is enrolled anew.
+    pub(crate) fn manage_until_enrolled(&self, directory: &Path, id: u64) -> Result<(), Error> {
+        let failed = || Error::system("manage a cgroup of another version's");
+        let map = self.maps.cgroups.fd();
+        if bpf::map_lookup::<u64, Cgroup>(map, &id).map_err(failed())?.is_none() {
+            let (_, level) = self.place(directory)?;
+            bpf::map_update(map, &id, &Cgroup { job: u64::from(JOB_NONE) }).map_err(failed())?;
+            self.add_level(level);
+        }
+        Ok(())
+    }
+
+    fn add_level(&self, level: u32) {
+        let offset = offset_of!(Host, levels);
+        // Never taken back: a level too many costs unmanaged tasks one look-up.
+        self.maps.host.set(0, offset, self.maps.host.get(0, offset) | (1 << level));
     }
 
     /// Attaches the packet hooks to a cgroup outside the agents' slice.
@@ -138,18 +159,26 @@ impl Fence {
     ///
     /// If the table of cgroups cannot be read.
     pub fn adopt_only(&mut self, known: &[Enrolled]) -> Result<(), Error> {
-        for slot in std::mem::take(&mut self.found_jobs) {
-            let key = self.job_key(slot);
-            if key != 0 && !known.iter().any(|job| job.slot == slot && job.key == key) {
-                self.maps.jobs.set(slot, offset_of!(Job, flags), job::OVER);
-            }
-        }
         let failed = "read the table of cgroups";
         let alive: std::collections::HashSet<u64> = cgroup::tree(&self.places.cgroup_root)
             .map_err(Error::system(failed))?
             .iter()
             .filter_map(|directory| cgroup::id(directory).ok())
             .collect();
+        let jobs = &self.maps.jobs;
+        for slot in std::mem::take(&mut self.found_jobs) {
+            let key = self.job_key(slot);
+            if key == 0 || known.iter().any(|job| job.slot == slot && job.key == key) {
+                continue;
+            }
+            jobs.set(slot, offset_of!(Job, flags), job::OVER);
+            jobs.set(slot, offset_of!(Job, policy), 0);
+            if !alive.contains(&jobs.get(slot, offset_of!(Job, cgroup))) {
+                // Nobody is in it and nobody can come: another job may have the slot.
+                jobs.set(slot, offset_of!(Job, key), 0);
+                self.free_jobs.push(slot);
+            }
+        }
         for id in bpf::map_keys::<u64>(self.maps.cgroups.fd()).map_err(Error::system(failed))? {
             if !alive.contains(&id) {
                 bpf::map_delete(self.maps.cgroups.fd(), &id).map_err(Error::system(failed))?;

@@ -17,7 +17,7 @@ mod remove;
 mod sever;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fs,
     os::fd::{AsFd, OwnedFd},
     path::PathBuf,
@@ -54,6 +54,8 @@ pub struct Fence {
     /// Jobs that were there when this process came.
     found_jobs: Vec<u32>,
     policies: HashMap<u32, Lowered>,
+    /// Slots of contracts that an earlier process left in force: not to be written to while a job points there.
+    left_in_force: HashSet<u32>,
     last_number: u64,
     changes: Option<Changes>,
 }
@@ -102,6 +104,9 @@ impl Fence {
         if maps::pinned(&maps)? != armed {
             return Err(Error::Incomplete { path: pins });
         }
+        if !armed {
+            take_over(&places, &links).map_err(Error::system("take over the links of another version"))?;
+        }
         let mut loader = EbpfLoader::new();
         for (name, _) in maps::SHAPES {
             loader.map_pin_path(name, maps.join(name));
@@ -117,6 +122,7 @@ impl Fence {
             free_jobs: Vec::new(),
             found_jobs: Vec::new(),
             policies: HashMap::new(),
+            left_in_force: HashSet::new(),
             last_number: 0,
             changes: None,
             places,
@@ -137,6 +143,7 @@ impl Fence {
         let last = (1..MAX_POLICIES).map(|slot| self.maps.policies.get(slot, serial)).max();
         self.last_number = last.unwrap_or(0).max(self.newest_job());
         (self.free_jobs, self.found_jobs) = (1..MAX_JOBS).rev().partition(|slot| self.job_key(*slot) == 0);
+        self.left_in_force = self.found_jobs.iter().map(|slot| self.policy_of(*slot)).collect();
         // Verdicts of before are judged again by the programs of now.
         self.raise_generation();
         Ok(())
@@ -152,7 +159,10 @@ impl Fence {
             let name = entry.file_name();
             let Some((id, hook)) = name.to_str().and_then(jobs::in_place_link) else { continue };
             match self.managed_directory(id) {
-                Some(cgroup) => changes.put(hook, self.program(hook)?, &cgroup, &entry.path())?,
+                Some(cgroup) => {
+                    self.manage_until_enrolled(&cgroup, id)?;
+                    changes.put(hook, self.program(hook)?, &cgroup, &entry.path())?;
+                }
                 // Its cgroup is gone.
                 None => fs::remove_file(entry.path()).map_err(Error::system("remove a link to a removed cgroup"))?,
             }
@@ -168,10 +178,15 @@ impl Fence {
         self.programs.get(&hook).map(AsFd::as_fd).ok_or(Error::ObjectLacks(hook.label()))
     }
 
-    /// Lets the programs that [`Fence::open`] attached stand.
+    /// Lets the programs that [`Fence::open`] attached stand. What another version pinned holds nothing any more, and goes.
     pub fn keep(&mut self) {
         if let Some(changes) = self.changes.take() {
             changes.keep();
+        }
+        for directory in self.places.other_abis() {
+            if let Err(error) = fs::remove_dir_all(&directory) {
+                tracing::warn!(%error, directory = %directory.display(), "another version's pins stay");
+            }
         }
     }
 
@@ -248,7 +263,8 @@ impl Fence {
     ///
     /// If all slots are taken or the kernel refuses.
     pub fn put_policy(&mut self, lowered: Lowered, hash: Hash, deadline_ns: u64) -> Result<(u32, u64), Error> {
-        let free = (1..MAX_POLICIES).find(|slot| !self.policies.contains_key(slot));
+        let taken = |slot: &u32| self.policies.contains_key(slot) || self.left_in_force.contains(slot);
+        let free = (1..MAX_POLICIES).find(|slot| !taken(slot));
         let slot = free.ok_or(Error::Full { what: "contract in force", limit: MAX_POLICIES - 1 })?;
         let failed = "give a contract's tables to the kernel";
         for (outer, inner) in [(&self.maps.exact, &lowered.exact), (&self.maps.ranges, &lowered.ranges)] {
@@ -294,6 +310,26 @@ impl Fence {
         Ok(())
     }
 
+    /// Takes away what an earlier process left in force, once every job points to what this one put there.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses.
+    pub fn drop_left_in_force(&mut self) -> Result<(), Error> {
+        let failed = "take an earlier process's tables back";
+        let in_use: HashSet<u32> = self.jobs_in_slots().map(|slot| self.policy_of(slot)).collect();
+        for slot in std::mem::take(&mut self.left_in_force) {
+            if in_use.contains(&slot) && !self.policies.contains_key(&slot) {
+                self.left_in_force.insert(slot);
+                continue;
+            }
+            for outer in [&self.maps.exact, &self.maps.ranges] {
+                sys::bpf::map_delete(outer.fd(), &slot).map_err(Error::system(failed))?;
+            }
+        }
+        Ok(())
+    }
+
     /// Moves a contract's expiry: only to an earlier time.
     pub fn bring_forward(&self, slot: u32, deadline_ns: u64) {
         let offset = std::mem::offset_of!(PolicyHead, deadline_ns);
@@ -308,6 +344,21 @@ impl Fence {
     pub fn policy_entries(&self, slot: u32) -> usize {
         self.policies.get(&slot).map_or(0, |lowered| lowered.entries)
     }
+}
+
+/// Pins the links of another ABI's daemon here too. They are then given this version's programs like this version's own,
+/// one by one and without a moment without a program; and back, if that fails.
+fn take_over(places: &Places, links: &std::path::Path) -> std::io::Result<()> {
+    for other in places.other_abis() {
+        let Ok(entries) = fs::read_dir(other.join("links")) else { continue };
+        for entry in entries.flatten() {
+            match fs::hard_link(entry.path(), links.join(entry.file_name())) {
+                Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(error),
+                _ => {}
+            }
+        }
+    }
+    Ok(())
 }
 
 fn mount_bpffs() -> Result<(), Error> {

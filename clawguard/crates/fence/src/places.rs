@@ -64,6 +64,14 @@ impl Places {
         self.pins.join(format!("v{ABI}"))
     }
 
+    /// The directories of other ABIs' pins: what a build before or after this one left in force.
+    #[must_use]
+    pub fn other_abis(&self) -> Vec<PathBuf> {
+        let own = self.abi();
+        let all = std::fs::read_dir(&self.pins).into_iter().flatten().flatten().map(|entry| entry.path());
+        all.filter(|path| *path != own).collect()
+    }
+
     /// The slice of one agent. Its name nests as systemd's do, so that a unit can be put into it.
     #[must_use]
     pub fn agent_slice_name(&self, agent: &AgentName) -> String {

@@ -63,7 +63,6 @@ pub(crate) fn run(words: &[&str]) -> anyhow::Result<()> {
             hold(count.parse()?, to)?;
         }
         ["flood", seconds, rest @ ..] => flood(seconds.parse()?, rest)?,
-        ["attempts", count, kind, to] => attempts(count.parse()?, kind, to.parse()?)?,
         ["listen", port] => listen(port.parse()?)?,
         ["listen-udp", port] => listen_udp(port.parse()?)?,
         ["own-loopback"] => own_loopback()?,
@@ -73,7 +72,9 @@ pub(crate) fn run(words: &[&str]) -> anyhow::Result<()> {
         ["spin"] => loop {
             thread::sleep(Duration::from_millis(50));
         },
-        ["peer-name", to] => peer_name(to.parse()?)?,
+        ["peer-name", to] => println!("{}", peer_name(to.parse()?)?),
+        ["ordinary"] => ordinary(),
+        ["scatter", count, to] => scatter(count.parse()?, to.parse()?)?,
         other => bail!("what is {other:?}?"),
     }
     Ok(())
@@ -211,25 +212,6 @@ fn flood(seconds: f64, to: &[&str]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// So many attempts of one kind; says how many did not end in an error.
-fn attempts(count: u64, kind: &str, to: SocketAddr) -> anyhow::Result<()> {
-    let mut passed = 0_u64;
-    let unconnected = UdpSocket::bind(any(to))?;
-    let connected = UdpSocket::bind(any(to))?;
-    connected.connect(to)?;
-    for _ in 0..count {
-        let done = match kind {
-            "tcp" => TcpStream::connect_timeout(&to, Duration::from_millis(20)).is_ok(),
-            "udp" => unconnected.send_to(b"attempt", to).is_ok(),
-            "udp-connected" => connected.send(b"attempt").is_ok(),
-            other => bail!("what is {other}?"),
-        };
-        passed += u64::from(done);
-    }
-    println!("attempts {count} passed {passed}");
-    Ok(())
-}
-
 /// Answers each caller with what it said, turned to upper case.
 fn listen(port: u16) -> anyhow::Result<()> {
     let listener = TcpListener::bind(("::", port))?;
@@ -336,12 +318,52 @@ fn sockopt() {
 }
 
 /// The name of the peer, as getpeername(2) has it, and what it says.
-fn peer_name(to: SocketAddr) -> anyhow::Result<()> {
+fn peer_name(to: SocketAddr) -> io::Result<String> {
     let mut stream = TcpStream::connect_timeout(&to, MOMENT)?;
     stream.set_read_timeout(Some(MOMENT))?;
     stream.write_all(b"who are you")?;
     let mut buffer = [0; 64];
     let count = stream.read(&mut buffer)?;
-    println!("{} {}", stream.peer_addr()?, String::from_utf8_lossy(&buffer[..count]));
+    Ok(format!("{} {}", stream.peer_addr()?, String::from_utf8_lossy(&buffer[..count])))
+}
+
+/// All that a process outside the fence does, and how it went: the same with a fence on the host as without.
+fn ordinary() {
+    for to in ["203.0.113.99:7003", "[2001:db8::99]:7003", "[::ffff:203.0.113.99]:7003", "127.0.0.1:9", "203.0.113.99:1"] {
+        let Ok(address) = to.parse() else { continue };
+        println!("tcp {to} {}", peer_name(address).unwrap_or_else(|error| word(&error)));
+        println!("udp {to} {}", udp(address, "who are you"));
+        println!("udp-connected {to} {}", udp_connected(address, "who are you"));
+    }
+    families();
+    let fd = crate::raw::socket(libc::AF_INET, libc::SOCK_DGRAM, 0).unwrap_or(0);
+    // Longer than a page: what a hook on setsockopt(2) is not given whole.
+    let mut filter = vec![0_u8; 16 + 4 * 2000];
+    filter[..4].copy_from_slice(&[239, 1, 2, 4]);
+    filter[12..16].copy_from_slice(&2000_u32.to_ne_bytes());
+    for (name, level, option, value) in [
+        ("join", 0, 35, &[239, 1, 2, 3, 0, 0, 0, 0][..]),
+        ("ttl", 0, 2, &[64, 0, 0, 0]),
+        ("options", 0, 4, &[68, 4, 5, 0]),
+        ("msfilter", 0, 41, &filter),
+        ("nonsense", 0, 9999, &[0; 4]),
+        ("rcvbuf", libc::SOL_SOCKET, libc::SO_RCVBUF, &[0, 0, 1, 0]),
+        ("ulp", 6, 31, b"none-such"),
+    ] {
+        println!("{name} {}", outcome(&crate::raw::option(fd, level, option, value)));
+    }
+}
+
+/// Sends to as many different endpoints; says how many sends were taken.
+fn scatter(count: u32, to: std::net::Ipv4Addr) -> anyhow::Result<()> {
+    let socket = UdpSocket::bind("0.0.0.0:0")?;
+    println!("ready");
+    io::stdin().lock().read_line(&mut String::new())?;
+    let mut passed = 0;
+    for n in 0..count {
+        let host = std::net::Ipv4Addr::from_bits(to.to_bits() + n / 60_000);
+        passed += u32::from(socket.send_to(b"scatter", (host, (n % 60_000) as u16 + 1)).is_ok());
+    }
+    println!("attempts {count} passed {passed}");
     Ok(())
 }

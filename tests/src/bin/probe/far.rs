@@ -6,7 +6,10 @@ use std::{
     net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
     os::fd::AsRawFd,
     process::Command,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
     thread,
     time::Duration,
 };
@@ -37,6 +40,40 @@ struct Seen {
     traffic: u64,
 }
 
+/// The packet socket by which frames are seen; 0 until there is one.
+static SNIFFER: AtomicUsize = AtomicUsize::new(0);
+
+/// Waits until all that came in was counted. A frame that was not seen for want of room ends the run: nothing that is
+/// answered after that would be the truth.
+fn settle() -> anyhow::Result<()> {
+    let fd = SNIFFER.load(Ordering::Relaxed);
+    if fd == 0 {
+        return Ok(());
+    }
+    thread::sleep(Duration::from_millis(3));
+    let mut waiting = 1_i32;
+    while waiting > 0 {
+        raw::call(libc::SYS_ioctl, [fd, libc::FIONREAD as usize, (&raw mut waiting) as usize, 0, 0, 0])?;
+        thread::sleep(Duration::from_millis(1));
+    }
+    // struct tpacket_stats: frames, and frames that were dropped, since it was last asked for.
+    let mut statistics = [0_u32; 2];
+    let mut length = 8_u32;
+    let a = [
+        fd,
+        libc::SOL_PACKET as usize,
+        libc::PACKET_STATISTICS as usize,
+        statistics.as_mut_ptr() as usize,
+        (&raw mut length) as usize,
+        0,
+    ];
+    raw::call(libc::SYS_getsockopt, a)?;
+    if statistics[1] > 0 {
+        bail!("{} frames were not seen", statistics[1]);
+    }
+    Ok(())
+}
+
 /// Runs until standard input ends.
 pub(crate) fn serve() -> anyhow::Result<()> {
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).context("make a network namespace")?;
@@ -45,6 +82,7 @@ pub(crate) fn serve() -> anyhow::Result<()> {
     for line in io::stdin().lock().lines() {
         let line = line?;
         let words: Vec<&str> = line.split_whitespace().collect();
+        settle()?;
         let answer = match words.as_slice() {
             ["setup", script @ ..] => {
                 setup(&script.join(" "), &seen)?;
@@ -148,6 +186,7 @@ fn echo(mut stream: TcpStream) {
 fn sniff(seen: Arc<Mutex<Seen>>) -> anyhow::Result<()> {
     const ETH_P_ALL: u16 = 3;
     let fd = raw::socket(libc::AF_PACKET, libc::SOCK_RAW, i32::from(ETH_P_ALL.to_be()))?;
+    SNIFFER.store(fd, Ordering::Relaxed);
     raw::option(fd, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, &(256_i32 << 20).to_ne_bytes())?;
     let index = std::fs::read_to_string("/sys/class/net/far0/ifindex");
     let index: i32 = match index {

@@ -5,6 +5,7 @@ mod attacks;
 mod far;
 mod helper;
 mod raw;
+mod storm;
 
 use std::process::ExitCode;
 
@@ -14,6 +15,7 @@ fn main() -> ExitCode {
     let done = match words.as_slice() {
         ["far"] => far::serve(),
         ["helper", rest @ ..] => helper::serve(rest),
+        ["storm", count, open, shut, gone] => storm::run(count, open, shut, gone),
         ["attack", id, rest @ ..] => attacks::run(id, rest),
         ["attacks"] => {
             for attack in attacks::TABLE {
