@@ -403,6 +403,18 @@ impl World {
         Outside::start(self.agent_command(agent, identity, &all))
     }
 
+    /// Starts any command as an agent that goes on.
+    pub fn agent_runs_on(&self, agent: &str, identity: Identity, words: &[&str]) -> Outside {
+        Outside::start(self.agent_command(agent, identity, words))
+    }
+
+    /// Starts `clawguard` as an operator does, to go on.
+    pub fn clawguard_on(&self, words: &[&str]) -> Outside {
+        let mut command = self.command(built("clawguard"));
+        command.args(words);
+        Outside::start(command)
+    }
+
     /// Runs the probe outside the fence.
     pub fn outside(&self, words: &[&str]) -> Run {
         Run::of(&Command::new(self.probe()).args(words).stdin(Stdio::null()).output().unwrap())
@@ -447,7 +459,7 @@ impl World {
         let mut stream = std::os::unix::net::UnixStream::connect(socket).unwrap();
         write!(
             stream,
-            "{method} {path} HTTP/1.1\r\nHost: clawguard\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+            "{method} {path} HTTP/1.0\r\nHost: clawguard\r\nContent-Length: {}\r\n\r\n{body}",
             body.len()
         )
         .unwrap();

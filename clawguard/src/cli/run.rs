@@ -155,7 +155,7 @@ fn launch(context: &Context, answer: &JobAnswer, plan: &shield::Plan, root: bool
     let mut waited = handed;
     waited.add(Signal::SIGCHLD);
     waited.thread_block().map_err(|error| Failure::Failed(error.to_string()))?;
-    let (report_read, report) = io::pipe()?;
+    let (mut report_read, report) = io::pipe()?;
     let (go, mut tell_go) = io::pipe()?;
     let mut namespaces = CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWNS;
     let child = if root {
@@ -177,6 +177,10 @@ fn launch(context: &Context, answer: &JobAnswer, plan: &shield::Plan, root: bool
         Forked::Parent(child) => child,
     };
     drop((report, go));
+    if report_read.read_exact(&mut [0]).is_err() {
+        let _ = child.wait();
+        return Err(Failure::Failed("the job's first process ended before it began".into()));
+    }
     if !root {
         admit(context, answer, &child, plan)?;
     }

@@ -5,7 +5,7 @@ use std::{
     ffi::CString,
     fmt::Display,
     io::{self, PipeReader, PipeWriter, Read, Write},
-    os::fd::{AsRawFd, IntoRawFd, OwnedFd},
+    os::fd::AsFd,
 };
 
 use nix::{
@@ -33,6 +33,9 @@ pub(crate) struct Plan {
     pub(crate) command: Vec<String>,
 }
 
+/// What the first process reports once it holds nothing of its parent's.
+pub(crate) const CLOSED: u8 = b'.';
+
 /// The exit statuses of env(1) and its kin.
 const CANNOT_START: u8 = 125;
 const CANNOT_EXECUTE: u8 = 126;
@@ -56,8 +59,9 @@ fn complain(report: &mut PipeWriter, Trouble(status, text): &Trouble) -> ! {
 pub(crate) fn first_process(plan: &Plan, mut go: PipeReader, mut report: PipeWriter, handed: &SigSet) -> ! {
     // The job is over when `clawguard run` is, however that ended.
     let dies = confine::die_with_parent();
-    let mut byte = [0];
-    if dies.is_err() || go.read_exact(&mut byte).is_err() {
+    // What the parent had open is no business of the job's; the daemon takes nobody in who holds a socket.
+    let closed = confine::close_others(&[go.as_fd(), report.as_fd()]).and_then(|()| report.write_all(&[CLOSED]));
+    if dies.is_err() || closed.is_err() || go.read_exact(&mut [0]).is_err() {
         // The parent failed and has said so.
         leave(i32::from(CANNOT_START));
     }
@@ -154,7 +158,7 @@ fn become_command(
     }
     confine::no_new_privileges().map_err(|e| trouble("give up privileges")(&e))?;
     confine::landlock_scope().map_err(|e| trouble("scope signals")(&e))?;
-    keep_only(report)?;
+    confine::close_others(&[report.as_fd()]).map_err(|e| trouble("close descriptors")(&e))?;
     process::reset_signals(handed).map_err(|e| trouble("reset signals")(&e))?;
     seccomp::install(plan.unix_sockets).map_err(|e| trouble("filter system calls")(&e))?;
     match process::execute(&words) {
@@ -176,17 +180,6 @@ fn set_ids(uid: u32, gid: u32) -> Result<(), Trouble> {
     let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
     setresgid(gid, gid, gid).map_err(|e| trouble("become the group")(&e))?;
     setresuid(uid, uid, uid).map_err(|e| trouble("become the user")(&e))
-}
-
-/// Closes everything but stdin, stdout, stderr and the report, which closes itself when the command starts.
-fn keep_only(report: &PipeWriter) -> Result<(), Trouble> {
-    const REPORT: i32 = 3;
-    if report.as_raw_fd() != REPORT {
-        let moved = process::duplicate_to(report, REPORT).map_err(|e| trouble("keep the report")(&e))?;
-        // It is found again by its number alone.
-        let _ = OwnedFd::into_raw_fd(moved);
-    }
-    confine::close_from(REPORT as u32 + 1).map_err(|e| trouble("close descriptors")(&e))
 }
 
 /// Waits for the command, for orphans, and for signals to hand on.

@@ -317,10 +317,7 @@ impl<'a> Compiler<'a> {
 
     /// Where both are there, `egress` may only say more about what `egress_allowlist` names.
     fn within_allowlist(&self) -> Result<(), Error> {
-        let allowlist = &self.contract.egress_allowlist;
-        if allowlist.is_empty() {
-            return Ok(());
-        }
+        let Some(allowlist) = &self.contract.egress_allowlist else { return Ok(()) };
         let hosts = Named::of(allowlist.iter().filter_map(|allowed| match allowed {
             Allowed::Host(pattern) => Some(pattern),
             Allowed::Range(_) => None,
@@ -426,7 +423,7 @@ impl<'a> Compiler<'a> {
 
     /// `egress_allowlist` grants TLS on port 443 to what `egress` says nothing about.
     fn allowlist(&mut self) -> Result<(), Error> {
-        for (i, allowed) in self.contract.egress_allowlist.iter().enumerate() {
+        for (i, allowed) in self.contract.egress_allowlist.iter().flatten().enumerate() {
             let source = Source::Allowlist(i as u32);
             match allowed {
                 Allowed::Range(_) => {
@@ -681,7 +678,7 @@ impl<'a> Compiler<'a> {
         }
         let contract = self.contract;
         let guard = &contract.guard;
-        if guard.egress.is_empty() && contract.egress_allowlist.is_empty() {
+        if guard.egress.is_empty() && contract.egress_allowlist.as_ref().is_none_or(Vec::is_empty) {
             self.found("egress_allowlist", Outcome::Kernel, "empty or absent: the agent reaches nothing");
         }
         let no_model = "no model call is mediated on this host, and direct ones are only to what egress names";

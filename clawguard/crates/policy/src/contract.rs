@@ -20,8 +20,8 @@ pub struct Contract {
     pub allowed_providers: Option<Vec<String>>,
     /// `allowed_models`
     pub allowed_models: Option<Vec<String>>,
-    /// `egress_allowlist`. Absent and empty both allow nothing.
-    pub egress_allowlist: Vec<Allowed>,
+    /// `egress_allowlist`. Absent and empty both allow nothing; one that is there bounds `egress`.
+    pub egress_allowlist: Option<Vec<Allowed>>,
     /// The other members of Claw's schema that are there, by name.
     pub model_rules: Vec<&'static str>,
     /// Members of `metadata` that are not ClawGuard's.
@@ -337,9 +337,10 @@ fn model_rules(fields: &mut Fields<'_>) -> Result<Vec<&'static str>, Error> {
     Ok(found)
 }
 
-fn allowlist(fields: &mut Fields<'_>) -> Result<Vec<Allowed>, Error> {
-    let mut found = Vec::new();
-    for (i, text) in fields.texts("egress_allowlist")?.unwrap_or_default().into_iter().enumerate() {
+fn allowlist(fields: &mut Fields<'_>) -> Result<Option<Vec<Allowed>>, Error> {
+    let Some(texts) = fields.texts("egress_allowlist")? else { return Ok(None) };
+    let mut found = Vec::with_capacity(texts.len());
+    for (i, text) in texts.into_iter().enumerate() {
         let path = || format!("egress_allowlist[{i}]");
         found.push(if text.contains('/') {
             let range = text.parse::<Cidr>();
@@ -349,7 +350,7 @@ fn allowlist(fields: &mut Fields<'_>) -> Result<Vec<Allowed>, Error> {
             Allowed::Host(host.map_err(|_| Error::Text { path: path(), text: short(text), why: NO_HOST.into() })?)
         });
     }
-    Ok(found)
+    Ok(Some(found))
 }
 
 const NO_HOST: &str =

@@ -13,14 +13,23 @@ use nix::{
 
 use crate::{cgroup::mounts_of, check};
 
-/// Closes every descriptor from `first` on.
+/// Closes every descriptor but standard input, output, error and these.
 ///
 /// # Errors
 ///
-/// If the kernel refuses (before Linux 5.9).
-pub fn close_from(first: u32) -> io::Result<()> {
-    // SAFETY: closes descriptors by number. The callers hold none above `first` that they use afterwards.
-    check(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0) })?;
+/// If the kernel has no close_range(2).
+pub fn close_others(keep: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let mut keep: Vec<u32> = keep.iter().filter_map(|fd| u32::try_from(fd.as_raw_fd()).ok()).collect();
+    keep.sort_unstable();
+    let mut first = 3;
+    for end in keep.into_iter().map(Some).chain([None]) {
+        let last = end.map_or(u32::MAX, |end| end.wrapping_sub(1));
+        if end.is_none_or(|end| end > first) {
+            // SAFETY: closes descriptors by number. The callers are fresh forks, and use none afterwards but those they keep.
+            check(unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) })?;
+        }
+        first = end.map_or(first, |end| first.max(end + 1));
+    }
     Ok(())
 }
 

@@ -243,18 +243,6 @@ pub fn set_variable(name: &str, value: &str) {
     unsafe { std::env::set_var(name, value) };
 }
 
-/// Duplicates a descriptor to a number; it is closed when a program is executed.
-///
-/// # Errors
-///
-/// If the kernel refuses.
-pub fn duplicate_to(fd: impl AsFd, number: RawFd) -> io::Result<OwnedFd> {
-    // SAFETY: integers only. Whatever had the number is closed; the callers are about to close it anyway.
-    check(unsafe { libc::dup3(fd.as_fd().as_raw_fd(), number, libc::O_CLOEXEC) })?;
-    // SAFETY: the number is this descriptor's now.
-    Ok(unsafe { OwnedFd::from_raw_fd(number) })
-}
-
 /// Gives a program that is about to be executed the signals as they are at first: `blocked` unblocked, and SIGPIPE, which
 /// Rust ignores, with its default action.
 ///

@@ -51,6 +51,11 @@ pub(crate) fn run(words: &[&str]) -> anyhow::Result<()> {
                 println!("{kind} {to} {}", if *kind == "tcp" { tcp(to, "hello") } else { udp(to, "hello") });
             }
         }
+        ["each-line"] => {
+            for line in io::stdin().lock().lines() {
+                println!("tcp {}", tcp(line?.parse()?, "x"));
+            }
+        }
         ["talk", to] => talk(to.parse()?)?,
         ["talk-udp", to] => talk_udp(to.parse()?)?,
         ["hold", count, to] => hold(count.parse()?, to.parse()?)?,
@@ -64,6 +69,11 @@ pub(crate) fn run(words: &[&str]) -> anyhow::Result<()> {
         }
         ["flood", seconds, rest @ ..] => flood(seconds.parse()?, rest)?,
         ["listen", port] => listen(port.parse()?)?,
+        ["unix-listen", path] => {
+            let listener = std::os::unix::net::UnixListener::bind(path)?;
+            println!("listening");
+            listener.incoming().flatten().for_each(std::mem::forget);
+        }
         ["listen-udp", port] => listen_udp(port.parse()?)?,
         ["own-loopback"] => own_loopback()?,
         ["orphan", to, text] => orphan(to.parse()?, text)?,
