@@ -339,7 +339,15 @@ impl Core {
         .ok()
     }
 
-    /// Looks after a job whose cgroup changed: once nobody is in it, the job is over, and its cgroup goes.
+    /// Looks after a job whose cgroup changed: somebody came, and may have left again before this was noticed.
+    pub(crate) fn stirred(&mut self, id: &JobId) {
+        if let Some(job) = self.jobs.get_mut(id) {
+            job.awaited = None;
+        }
+        self.bury(id);
+    }
+
+    /// Looks after a job: once nobody is in it, the job is over, and its cgroup goes.
     pub(crate) fn bury(&mut self, id: &JobId) {
         let Some(job) = self.jobs.get_mut(id) else { return };
         match cgroup::populated(&job.directory) {

@@ -390,7 +390,7 @@ async fn serve(shared: Arc<Shared>, options: &Options, file: &Path) -> Result<()
                     ready.clear_ready();
                     let mut core = shared.lock();
                     for job in core.watch.changed() {
-                        core.bury(&job);
+                        core.stirred(&job);
                     }
                 }
             }
