@@ -53,7 +53,9 @@ fn nearest(ancestor: impl Fn(i32) -> u64) -> Option<u32> {
         if levels & (1 << level) != 0 {
             let id = ancestor(level as i32);
             // SAFETY: as above.
-            if id != 0 && let Some(cgroup) = unsafe { CGROUPS.get(id) } {
+            if id != 0
+                && let Some(cgroup) = unsafe { CGROUPS.get(id) }
+            {
                 return Some(cgroup.job as u32);
             }
         }

@@ -2,12 +2,7 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::{
-    bindings::__sk_buff,
-    helpers::generated::bpf_sk_fullsock,
-    macros::cgroup_skb,
-    programs::SkBuffContext,
-};
+use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_sk_fullsock, macros::cgroup_skb, programs::SkBuffContext};
 use clawguard_common::{Addr, Endpoint, Hook, JOB_NONE, Reason, Stamp, protocol, stamp};
 
 use crate::{

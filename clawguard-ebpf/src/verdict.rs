@@ -160,13 +160,7 @@ fn killed(rule: Option<&Rule>, killed: &Groups) -> bool {
 
 /// The rule for an endpoint and what follows from it.
 #[inline(always)]
-fn find(
-    slot: u32,
-    head: &PolicyHead,
-    remote: &Endpoint,
-    local_port: u16,
-    by: By,
-) -> (Reason, Option<&'static Rule>) {
+fn find(slot: u32, head: &PolicyHead, remote: &Endpoint, local_port: u16, by: By) -> (Reason, Option<&'static Rule>) {
     let none = if remote.loopback != 0 {
         Reason::Loopback
     } else if matches!(by, By::Listen) {

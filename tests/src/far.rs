@@ -87,7 +87,9 @@ impl Far {
         let hex: String = text.bytes().map(|byte| format!("{byte:02x}")).collect();
         let answer = self.ask(&format!("{verb} {to} {hex}"));
         match answer.strip_prefix("got ") {
-            Some(hex) => (0..hex.len() / 2).map(|i| u8::from_str_radix(&hex[2 * i..2 * i + 2], 16).unwrap() as char).collect(),
+            Some(hex) => {
+                (0..hex.len() / 2).map(|i| u8::from_str_radix(&hex[2 * i..2 * i + 2], 16).unwrap() as char).collect()
+            }
             None => format!("<{answer}>"),
         }
     }

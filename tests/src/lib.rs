@@ -8,4 +8,4 @@ mod far;
 mod world;
 
 pub use far::Far;
-pub use world::{built, copy, Identity, Outside, Run, World, evil4, evil6, probe_path};
+pub use world::{Identity, Outside, Run, Service, World, built, copy, evil4, evil6, probe_path};

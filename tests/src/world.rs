@@ -169,6 +169,43 @@ impl Drop for Outside {
     }
 }
 
+/// A cgroup whose processes ClawGuard does not start. It goes when it is dropped.
+pub struct Service {
+    /// Its path below the root.
+    pub name: String,
+    pub directory: PathBuf,
+    probe: String,
+}
+
+impl Service {
+    /// The probe, to be started in it as an unprivileged user.
+    fn command(&self, words: &[&str]) -> Command {
+        let script = format!("echo 0 > {}/cgroup.procs && exec \"$@\"", self.directory.display());
+        let mut command = Command::new("sh");
+        command.args(["-c", &script, "sh", "setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", &self.probe]);
+        command.args(words);
+        command
+    }
+
+    pub fn run(&self, words: &[&str]) -> Run {
+        Run::of(&self.command(words).stdin(Stdio::null()).output().unwrap())
+    }
+
+    pub fn start(&self, words: &[&str]) -> Outside {
+        Outside::start(self.command(words))
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        let _ = fs::write(self.directory.join("cgroup.kill"), "1");
+        let until = Instant::now() + Duration::from_secs(5);
+        while fs::remove_dir(&self.directory).is_err() && self.directory.exists() && Instant::now() < until {
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
 static WORLDS: AtomicU32 = AtomicU32::new(0);
 
 pub struct World {
@@ -435,14 +472,18 @@ impl World {
         Outside::start(command)
     }
 
-    /// Runs the probe outside the fence in a cgroup of its own that is removed afterwards.
-    pub fn in_cgroup(&self, name: &str, words: &[&str]) -> (PathBuf, Outside) {
-        let directory = sys::cgroup::mount_point().unwrap().join(name);
+    /// A cgroup of this world's own, as a service manager makes one for a service.
+    pub fn service(&self, name: &str) -> Service {
+        let name = format!("{}-{name}.service", self.prefix());
+        let directory = sys::cgroup::mount_point().unwrap().join(&name);
         fs::create_dir_all(&directory).unwrap();
-        let script = format!("echo 0 > {}/cgroup.procs && exec \"$@\"", directory.display());
-        let mut command = Command::new("sh");
-        command.args(["-c", &script, "sh", &self.probe()]).args(words);
-        (directory, Outside::start(command))
+        Service { name, directory, probe: self.probe() }
+    }
+
+    /// A cgroup that is there already, in which something is started.
+    pub fn in_cgroup(&self, directory: &Path) -> Service {
+        let name = directory.strip_prefix(sys::cgroup::mount_point().unwrap()).unwrap().to_str().unwrap().to_owned();
+        Service { name, directory: directory.to_owned(), probe: self.probe() }
     }
 
     /// What the metrics say of a name with these labels.
@@ -457,12 +498,8 @@ impl World {
         use std::io::Read;
         let socket = self.directory.join("run/clawguard/control.sock");
         let mut stream = std::os::unix::net::UnixStream::connect(socket).unwrap();
-        write!(
-            stream,
-            "{method} {path} HTTP/1.0\r\nHost: clawguard\r\nContent-Length: {}\r\n\r\n{body}",
-            body.len()
-        )
-        .unwrap();
+        write!(stream, "{method} {path} HTTP/1.0\r\nHost: clawguard\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+            .unwrap();
         let mut text = String::new();
         stream.read_to_string(&mut text).unwrap();
         let (head, body) = text.split_once("\r\n\r\n").unwrap();
@@ -490,8 +527,10 @@ impl World {
     /// The records of the audit chain of one kind.
     pub fn audit(&self, kind: &str) -> Vec<Value> {
         let mut found = Vec::new();
-        let mut files: Vec<PathBuf> =
-            fs::read_dir(self.directory.join("var/lib/clawguard/audit")).unwrap().map(|entry| entry.unwrap().path()).collect();
+        let mut files: Vec<PathBuf> = fs::read_dir(self.directory.join("var/lib/clawguard/audit"))
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .collect();
         files.sort();
         for file in files {
             for line in fs::read_to_string(file).unwrap().lines() {

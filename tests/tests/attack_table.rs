@@ -2,13 +2,7 @@
 //! judge is the far end.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
-use std::{
-    collections::BTreeMap,
-    net::TcpStream,
-    os::fd::AsRawFd,
-    thread,
-    time::Duration,
-};
+use std::{collections::BTreeMap, net::TcpStream, os::fd::AsRawFd, thread, time::Duration};
 
 use e2e::{Identity, Outside, World, evil4, evil6};
 use serde_json::json;
@@ -65,9 +59,8 @@ fn judge(
         thread::sleep(Duration::from_millis(20));
     }
     world.far.clear();
-    let words = [
-        "attack", id, &marker, evil4(), evil6(), "203.0.113.1", RELAY, &accomplice.unix, &victim, &accomplice.word,
-    ];
+    let words =
+        ["attack", id, &marker, evil4(), evil6(), "203.0.113.1", RELAY, &accomplice.unix, &victim, &accomplice.word];
     if id.starts_with("inbound") {
         // The far end calls while the attack listens.
         let verb = if id.contains("udp") { "datagram" } else { "call" };
@@ -139,25 +132,37 @@ fn table(world: &mut World, accomplice: &Accomplice) -> (Vec<(String, String)>, 
 
 /// Rows that may be missing where this is run: the reason is in the name.
 const MAY_NOT_RUN: [&str; 12] = [
-    "sctp",                 // module not there
-    "dccp",                 // removed from Linux
-    "smc",                  // module not there
-    "io-uring-connect",     // disabled by sysctl on some hosts
-    "int80-connect",        // no 32-bit emulation
-    "setuid-helper",        // no ping(8)
-    "mount-cgroup2",        // needs rights in the root cgroup that a new user namespace has not
-    "unshare-user-raw",     // likewise
-    "v4-compatible",        // the kernel itself refuses the address
-    "ipv6-routing-header",  // the kernel sends only types it knows
-    "child-cgroup",         // the root cgroup may take no children
-    "move-to-root-cgroup",  // likewise
+    "sctp",                // module not there
+    "dccp",                // removed from Linux
+    "smc",                 // module not there
+    "io-uring-connect",    // disabled by sysctl on some hosts
+    "int80-connect",       // no 32-bit emulation
+    "setuid-helper",       // no ping(8)
+    "mount-cgroup2",       // needs rights in the root cgroup that a new user namespace has not
+    "unshare-user-raw",    // likewise
+    "v4-compatible",       // the kernel itself refuses the address
+    "ipv6-routing-header", // the kernel sends only types it knows
+    "child-cgroup",        // the root cgroup may take no children
+    "move-to-root-cgroup", // likewise
 ];
 
-fn fenced(identity: Identity) {
-    let mut world = World::up();
-    world.use_contract("prey", contract());
-    let accomplice = accomplice(&world);
-    let (runnable, not_run) = table(&mut world, &accomplice);
+/// Rows that reach the far end from a service that was matched in place, whose processes ClawGuard did not start: others
+/// act for it, or hand it what they made. THREAT-MODEL.md says what to do about each.
+const IN_PLACE: [&str; 8] = [
+    "unix-relay",
+    "unix-relay-abstract",
+    "scm-rights-connected",
+    "inherited-fd",
+    "pidfd-getfd",
+    "process-vm-writev",
+    "proc-mem",
+    "ptrace-poke",
+];
+
+/// Runs every row with `run` as the fenced party; answers those that reached the far end.
+fn attack(world: &mut World, run: impl Fn(&World, &[&str]) -> String) -> Vec<String> {
+    let accomplice = accomplice(world);
+    let (runnable, not_run) = table(world, &accomplice);
     for (id, said) in &not_run {
         println!("not run   {id:28} ({said})");
         assert!(MAY_NOT_RUN.contains(&id.as_str()), "{id} does not reach the far end even without a fence: {said}");
@@ -165,18 +170,23 @@ fn fenced(identity: Identity) {
     assert!(runnable.len() >= 75, "only {} rows could be shown to work", runnable.len());
     let mut reached = Vec::new();
     for (n, (id, source)) in runnable.iter().enumerate() {
-        let (fared, said) =
-            judge(&mut world, id, 1000 + n, &accomplice, |world, words| world.agent("prey", identity, words).out);
+        let (fared, said) = judge(world, id, 1000 + n, &accomplice, &run);
         println!("{:9} {id:28} {source:12} {said}", format!("{fared:?}").to_lowercase());
         if fared == Fared::Reached {
             reached.push(id.clone());
         }
     }
     println!("{} rows tried, {} not run, {} reached the far end", runnable.len(), not_run.len(), reached.len());
-    assert!(reached.is_empty(), "reached the far end: {reached:?}");
     // And the fence is no wall.
-    let honest = world.agent("prey", identity, &["tcp", "203.0.113.10:443", "hello"]).ok();
-    assert_eq!(honest.out, "ok hello");
+    assert_eq!(run(world, &["tcp", "203.0.113.10:443", "hello"]), "ok hello");
+    reached
+}
+
+fn fenced(identity: Identity) {
+    let mut world = World::up();
+    world.use_contract("prey", contract());
+    let reached = attack(&mut world, |world, words| world.agent("prey", identity, words).out);
+    assert!(reached.is_empty(), "reached the far end: {reached:?}");
 }
 
 #[test]
@@ -187,4 +197,15 @@ fn no_attack_of_an_unprivileged_user_reaches_the_far_end() {
 #[test]
 fn no_attack_of_a_namespaces_root_reaches_the_far_end() {
     fenced(Identity::NamespaceRoot);
+}
+
+#[test]
+fn what_a_service_matched_in_place_can_still_do_is_known() {
+    let mut world = World::new();
+    let service = world.service("prey");
+    world.configure(&format!("[[agent]]\nname = \"prey\"\nmatch = {{ cgroup = \"{}\" }}", service.name));
+    world.start();
+    world.use_contract("prey", contract());
+    let reached = attack(&mut world, |_, words| service.run(words).out);
+    assert_eq!(reached, IN_PLACE);
 }

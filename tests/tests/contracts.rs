@@ -36,12 +36,19 @@ fn what_is_wrong_is_refused_and_what_was_before_stays_in_force() {
     let mut talk = world.agent_on("a", Nobody, &["talk", "203.0.113.10:443"]);
     talk.until("connected");
     let offers = [
-        (json!({ "egress": [{ "host": "crm.example", "groups": ["x"] }, { "host": "crm.example", "groups": ["y"] }] }),
-            "different groups"),
-        (json!({ "egress": [{ "cidr": "203.0.113.10/32", "ports": [443], "groups": ["x"] }, { "host": "crm.example" }] }),
-            "different groups"),
+        (
+            json!({ "egress": [{ "host": "crm.example", "groups": ["x"] }, { "host": "crm.example", "groups": ["y"] }] }),
+            "different groups",
+        ),
+        (
+            json!({ "egress": [{ "cidr": "203.0.113.10/32", "ports": [443], "groups": ["x"] }, { "host": "crm.example" }] }),
+            "different groups",
+        ),
         (json!({ "egres": [] }), "metadata.clawguard.v1.egres is unknown"),
-        (json!({ "egress": [{ "host": "crm.example", "port": 443 }] }), "metadata.clawguard.v1.egress[0].port is unknown"),
+        (
+            json!({ "egress": [{ "host": "crm.example", "port": 443 }] }),
+            "metadata.clawguard.v1.egress[0].port is unknown",
+        ),
         (json!({ "egress": [{ "host": "crm.example", "ports": [0] }] }), "egress[0].ports"),
         (json!({ "egress": [{ "host": "crm.example", "ports": ["443"] }] }), "egress[0].ports"),
         (json!({ "egress": [{ "host": "CRM.example" }] }), "egress[0].host"),
@@ -126,8 +133,10 @@ fn an_envelope_that_does_not_hold_is_refused() {
         assert!((400..500).contains(&status), "{start}: {status} {body}");
         assert!(!body["error"]["message"].as_str().unwrap().is_empty());
     }
-    assert_eq!(world.agent("a", Nobody, &["each", "tcp", "203.0.113.10:443", "tcp", "203.0.113.99:443"]).ok().out,
-        "tcp 203.0.113.10:443 ok hello\ntcp 203.0.113.99:443 EPERM");
+    assert_eq!(
+        world.agent("a", Nobody, &["each", "tcp", "203.0.113.10:443", "tcp", "203.0.113.99:443"]).ok().out,
+        "tcp 203.0.113.10:443 ok hello\ntcp 203.0.113.99:443 EPERM"
+    );
 }
 
 #[test]
@@ -146,8 +155,14 @@ fn an_older_contract_comes_back_only_on_purpose() {
     let b = status["agents"].as_array().unwrap().iter().find(|agent| agent["name"] == "b").unwrap();
     assert!(b["problem"].as_str().unwrap().contains("its sequence is 7"), "{b}");
     let path = older.to_str().unwrap();
-    assert_eq!(world.clawguard(&["wpc", "use", path, "--agent", "a", "--allow-rollback"]).status, 2, "without a reason");
-    world.clawguard(&["wpc", "use", path, "--agent", "a", "--allow-rollback", "--reason", "the new one was wrong"]).ok();
+    assert_eq!(
+        world.clawguard(&["wpc", "use", path, "--agent", "a", "--allow-rollback"]).status,
+        2,
+        "without a reason"
+    );
+    world
+        .clawguard(&["wpc", "use", path, "--agent", "a", "--allow-rollback", "--reason", "the new one was wrong"])
+        .ok();
     assert_eq!(world.agent("a", Nobody, &["tcp", "203.0.113.99:443", "x"]).ok().out, "ok x");
     let recorded = world.audit("contract");
     assert_eq!(recorded.last().unwrap()["rollback"], "the new one was wrong");
@@ -256,7 +271,8 @@ fn a_job_can_have_a_contract_of_its_own() {
     let file = world.sign(&payload);
     let probe = world.directory.join("probe");
     let words = ["each", "tcp", "203.0.113.10:443", "tcp", "203.0.113.20:443"];
-    let mut all = vec!["run", "--agent", "a", "--user", "nobody", "--wpc", file.to_str().unwrap(), "--", probe.to_str().unwrap()];
+    let mut all =
+        vec!["run", "--agent", "a", "--user", "nobody", "--wpc", file.to_str().unwrap(), "--", probe.to_str().unwrap()];
     all.extend(words);
     assert_eq!(world.clawguard(&all).ok().out, "tcp 203.0.113.10:443 EPERM\ntcp 203.0.113.20:443 ok hello");
     assert_eq!(world.agent("a", Nobody, &words).ok().out, "tcp 203.0.113.10:443 ok hello\ntcp 203.0.113.20:443 EPERM");
@@ -266,10 +282,13 @@ fn a_job_can_have_a_contract_of_its_own() {
 fn a_way_to_a_model_that_is_not_the_contracts_is_told_and_answered() {
     for (on_bypass, then) in [("alert", "ok x"), ("read-only", "EPERM"), ("halt", "EPERM")] {
         let mut world = World::up();
-        world.use_contract("a", json!({
-            "egress": [{ "host": "crm.example", "class": "write" }, { "host": "chat.example", "class": "read" }],
-            "model": { "on_bypass": on_bypass },
-        }));
+        world.use_contract(
+            "a",
+            json!({
+                "egress": [{ "host": "crm.example", "class": "write" }, { "host": "chat.example", "class": "read" }],
+                "model": { "on_bypass": on_bypass },
+            }),
+        );
         let mut agent = world.agent_on("a", Nobody, &["each-line"]);
         assert_eq!(agent.ask("203.0.113.66:443", "tcp"), "tcp EPERM");
         world.eventually("the alert", |world| !world.audit("alert").is_empty());

@@ -190,7 +190,8 @@ fn nothing_arrives_while_contracts_are_swapped_and_groups_flipped() {
         for n in 0..60 {
             let mut contract = contract();
             // Tables of another size each time.
-            let more = (0..n * 10).map(|i| json!({ "cidr": format!("198.51.100.{}/32", i % 250), "ports": [1000 + i] }));
+            let more =
+                (0..n * 10).map(|i| json!({ "cidr": format!("198.51.100.{}/32", i % 250), "ports": [1000 + i] }));
             contract["egress"].as_array_mut().unwrap().extend(more);
             world.use_contract("a", contract);
             world.clawguard(&["kill", "channel", "--reason", "test"]).ok();

@@ -9,17 +9,47 @@ use serde_json::json;
 #[test]
 fn what_the_contract_names_passes_and_the_rest_gets_an_errno_at_once() {
     let mut world = World::up();
-    world.use_contract("a", json!({ "egress": [
-        { "host": "crm.example" },
-        { "host": "chat.example", "ports": [7001] },
-        { "cidr": "203.0.113.30/32", "ports": [7002], "protocol": "udp" },
-    ]}));
-    let run = world.agent("a", Nobody, &[
-        "each", "tcp", "203.0.113.10:443", "tcp", "[2001:db8::10]:443", "tcp", "203.0.113.20:7001",
-        "udp", "203.0.113.30:7002", "tcp", "203.0.113.10:7001", "tcp", "203.0.113.20:443", "tcp", "203.0.113.30:7002",
-        "udp", "203.0.113.10:443", "udp", "203.0.113.30:7001", "tcp", "203.0.113.99:443", "tcp", "[2001:db8::99]:443",
-        "tcp", "[::ffff:203.0.113.10]:443", "tcp", "[::ffff:203.0.113.99]:443",
-    ]);
+    world.use_contract(
+        "a",
+        json!({ "egress": [
+            { "host": "crm.example" },
+            { "host": "chat.example", "ports": [7001] },
+            { "cidr": "203.0.113.30/32", "ports": [7002], "protocol": "udp" },
+        ]}),
+    );
+    let run = world.agent(
+        "a",
+        Nobody,
+        &[
+            "each",
+            "tcp",
+            "203.0.113.10:443",
+            "tcp",
+            "[2001:db8::10]:443",
+            "tcp",
+            "203.0.113.20:7001",
+            "udp",
+            "203.0.113.30:7002",
+            "tcp",
+            "203.0.113.10:7001",
+            "tcp",
+            "203.0.113.20:443",
+            "tcp",
+            "203.0.113.30:7002",
+            "udp",
+            "203.0.113.10:443",
+            "udp",
+            "203.0.113.30:7001",
+            "tcp",
+            "203.0.113.99:443",
+            "tcp",
+            "[2001:db8::99]:443",
+            "tcp",
+            "[::ffff:203.0.113.10]:443",
+            "tcp",
+            "[::ffff:203.0.113.99]:443",
+        ],
+    );
     let expected = "tcp 203.0.113.10:443 ok hello\ntcp [2001:db8::10]:443 ok hello\ntcp 203.0.113.20:7001 ok hello\n\
         udp 203.0.113.30:7002 ok hello\ntcp 203.0.113.10:7001 EPERM\ntcp 203.0.113.20:443 EPERM\n\
         tcp 203.0.113.30:7002 EPERM\nudp 203.0.113.10:443 EPERM\nudp 203.0.113.30:7001 EPERM\n\
@@ -83,11 +113,14 @@ fn started(mut process: e2e::Outside) -> e2e::Outside {
 #[test]
 fn inbound_is_closed_but_for_listen_rules() {
     let mut world = World::up();
-    world.use_contract("a", json!({ "listen": [
-        { "cidr": "203.0.113.20/32", "ports": [7700] },
-        { "cidr": "203.0.113.0/24", "ports": [7701], "protocol": "udp" },
-        { "cidr": "2001:db8::/64", "ports": [7700] },
-    ]}));
+    world.use_contract(
+        "a",
+        json!({ "listen": [
+            { "cidr": "203.0.113.20/32", "ports": [7700] },
+            { "cidr": "203.0.113.0/24", "ports": [7701], "protocol": "udp" },
+            { "cidr": "2001:db8::/64", "ports": [7700] },
+        ]}),
+    );
     let _tcp = started(world.agent_on("a", Nobody, &["listen", "7700"]));
     let _closed = started(world.agent_on("a", Nobody, &["listen", "7702"]));
     let _udp = started(world.agent_on("a", Nobody, &["listen-udp", "7701"]));
@@ -152,7 +185,8 @@ fn a_socket_stays_fenced_when_its_process_leaves_the_cgroup() {
     talk.until("connected");
     assert_eq!(talk.ask("one", "got"), "got one");
     // Host root moves the whole job out of its cgroup.
-    let job = world.json(&["status"])["jobs"].as_array().unwrap().iter().find(|job| job["agent"] == "a").unwrap().clone();
+    let job =
+        world.json(&["status"])["jobs"].as_array().unwrap().iter().find(|job| job["agent"] == "a").unwrap().clone();
     let root = sys::cgroup::mount_point().unwrap();
     let directory = root.join(job["cgroup"].as_str().unwrap());
     for pid in sys::cgroup::processes(&directory).unwrap() {
@@ -184,10 +218,9 @@ fn a_process_in_the_slice_without_a_job_reaches_nothing() {
     });
     let directory = ours.unwrap().join("stray");
     fs::create_dir(&directory).unwrap();
-    let relative = directory.strip_prefix(sys::cgroup::mount_point().unwrap()).unwrap().to_owned();
-    let (_, stray) = world.in_cgroup(relative.to_str().unwrap(), &["each", "tcp", "203.0.113.10:443", "udp", "203.0.113.10:443"]);
-    assert_eq!(stray.finish().out, "tcp 203.0.113.10:443 EPERM\nudp 203.0.113.10:443 EPERM");
-    fs::remove_dir(directory).unwrap();
+    let stray = world.in_cgroup(&directory);
+    let run = stray.run(&["each", "tcp", "203.0.113.10:443", "udp", "203.0.113.10:443"]);
+    assert_eq!(run.out, "tcp 203.0.113.10:443 EPERM\nudp 203.0.113.10:443 EPERM");
 }
 
 #[test]
@@ -212,9 +245,21 @@ fn an_agent_can_read_why_it_was_denied() {
 fn a_wide_range_opens_neither_private_addresses_nor_the_metadata_service() {
     let mut world = World::up();
     world.use_contract("a", json!({ "egress": [{ "cidr": "0.0.0.0/0", "ports": [80, 7001] }] }));
-    let run = world.agent("a", Nobody, &[
-        "each", "tcp", "198.51.100.7:7001", "tcp", "10.1.2.3:7001", "tcp", "169.254.169.254:80", "tcp", "[64:ff9b::a9fe:a9fe]:80",
-    ]);
+    let run = world.agent(
+        "a",
+        Nobody,
+        &[
+            "each",
+            "tcp",
+            "198.51.100.7:7001",
+            "tcp",
+            "10.1.2.3:7001",
+            "tcp",
+            "169.254.169.254:80",
+            "tcp",
+            "[64:ff9b::a9fe:a9fe]:80",
+        ],
+    );
     assert_eq!(
         run.ok().out,
         "tcp 198.51.100.7:7001 ok hello\ntcp 10.1.2.3:7001 EPERM\ntcp 169.254.169.254:80 EPERM\n\
@@ -235,10 +280,15 @@ fn observe_mode_lets_everything_pass_and_records_what_it_would_deny() {
     assert_eq!(run.out, "tcp 203.0.113.10:443 ok hello\ntcp 203.0.113.99:443 ok hello\nudp 203.0.113.99:7002 ok hello");
     let seen = world.json(&["explain"]);
     for decision in seen.as_array().unwrap() {
-        assert_eq!((decision["verdict"].as_str(), decision["reason"].as_str()), (Some("observed"), Some("not_in_contract")));
+        assert_eq!(
+            (decision["verdict"].as_str(), decision["reason"].as_str()),
+            (Some("observed"), Some("not_in_contract"))
+        );
     }
     assert!(!seen.as_array().unwrap().is_empty());
     // An operator's kill holds all the same.
     world.clawguard(&["kill", "crm", "--reason", "test"]).ok();
-    assert!(world.agent("a", Nobody, &words).ok().out.starts_with("tcp 203.0.113.10:443 EPERM\ntcp 203.0.113.99:443 ok"));
+    assert!(
+        world.agent("a", Nobody, &words).ok().out.starts_with("tcp 203.0.113.10:443 EPERM\ntcp 203.0.113.99:443 ok")
+    );
 }

@@ -57,7 +57,8 @@ fn signals_are_handed_on() {
         let script = "trap 'echo got it; exit 42' TERM; echo ready; while :; do sleep 0.05; done";
         let mut run = world.agent_runs_on("a", identity, &["sh", "-c", script]);
         run.until("ready");
-        nix::sys::signal::kill(nix::unistd::Pid::from_raw(run.pid() as i32), nix::sys::signal::Signal::SIGTERM).unwrap();
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(run.pid() as i32), nix::sys::signal::Signal::SIGTERM)
+            .unwrap();
         assert_eq!(run.until("got"), "got it");
         assert_eq!(run.finish().status, 42);
     }
@@ -69,7 +70,8 @@ fn when_run_is_killed_the_job_ends_with_it() {
     for identity in BOTH {
         let mut run = world.agent_on("a", identity, &["talk", "203.0.113.10:443"]);
         run.until("connected");
-        nix::sys::signal::kill(nix::unistd::Pid::from_raw(run.pid() as i32), nix::sys::signal::Signal::SIGKILL).unwrap();
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(run.pid() as i32), nix::sys::signal::Signal::SIGKILL)
+            .unwrap();
         world.eventually("the job is over", |world| {
             world.json(&["status"])["jobs"].as_array().unwrap().iter().all(|job| job["agent"] != "a")
         });
@@ -79,12 +81,25 @@ fn when_run_is_killed_the_job_ends_with_it() {
 #[test]
 fn the_environment_is_the_callers_with_what_the_job_is() {
     let world = world();
-    let run = shell(&world, Nobody, "echo $CLAWGUARD_AGENT; echo $CLAWGUARD_JOB; cat $CLAWGUARD_DENIALS; echo $HOME $USER");
+    let run =
+        shell(&world, Nobody, "echo $CLAWGUARD_AGENT; echo $CLAWGUARD_JOB; cat $CLAWGUARD_DENIALS; echo $HOME $USER");
     let lines: Vec<&str> = run.out.lines().collect();
     let [agent, job, home] = lines[..] else { panic!("{lines:?}") };
     assert_eq!((agent, home), ("a", "/nonexistent nobody"));
     assert!(job.starts_with("job-"));
-    let named = world.clawguard(&["run", "--agent", "a", "--job", "mine", "--user", "nobody", "--", "sh", "-c", "echo $CLAWGUARD_JOB"]);
+    let named = world.clawguard(&[
+        "run",
+        "--agent",
+        "a",
+        "--job",
+        "mine",
+        "--user",
+        "nobody",
+        "--",
+        "sh",
+        "-c",
+        "echo $CLAWGUARD_JOB",
+    ]);
     assert_eq!(named.ok().out, "mine");
 }
 
@@ -99,7 +114,12 @@ fn no_descriptor_but_stdio_goes_in() {
         );
         let output = Command::new("sh").args(["-c", &script]).env("CLAWGUARD_ROOT", &world.directory).output().unwrap();
         // The last is ls's own.
-        assert_eq!(String::from_utf8_lossy(&output.stdout), "0\n1\n2\n3\n", "{}", String::from_utf8_lossy(&output.stderr));
+        assert_eq!(
+            String::from_utf8_lossy(&output.stdout),
+            "0\n1\n2\n3\n",
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
     }
 }
 
@@ -133,9 +153,12 @@ fn stdio_that_could_hand_sockets_in_is_refused() {
 #[test]
 fn host_root_is_never_given() {
     let world = world();
-    for words in [&["run", "--agent", "a", "--", "true"][..], &["run", "--agent", "a", "--user", "root", "--", "true"],
-        &["run", "--agent", "a", "--user", "0", "--", "true"], &["run", "--agent", "a", "--user", "no-such", "--", "true"]]
-    {
+    for words in [
+        &["run", "--agent", "a", "--", "true"][..],
+        &["run", "--agent", "a", "--user", "root", "--", "true"],
+        &["run", "--agent", "a", "--user", "0", "--", "true"],
+        &["run", "--agent", "a", "--user", "no-such", "--", "true"],
+    ] {
         let run = world.clawguard(words);
         assert_eq!(run.status, 2, "{words:?} {}", run.err);
     }
@@ -146,7 +169,11 @@ fn host_root_is_never_given() {
     fs::write(&secret, "x").unwrap();
     fs::set_permissions(&secret, PermissionsExt::from_mode(0o600)).unwrap();
     for identity in BOTH {
-        let run = shell(&world, identity, &format!("cat {0}; chmod 777 {0}; touch /etc/clawguard-was-here", secret.display()));
+        let run = shell(
+            &world,
+            identity,
+            &format!("cat {0}; chmod 777 {0}; touch /etc/clawguard-was-here", secret.display()),
+        );
         assert!(run.status != 0 && run.out.is_empty(), "{run:?}");
         assert_eq!(fs::metadata(&secret).unwrap().permissions().mode() & 0o777, 0o600);
     }
@@ -211,11 +238,28 @@ fn a_user_without_root_runs_an_agent_as_itself() {
     let probe = world.directory.join("probe");
     let run = |words: &[&str]| {
         let mut command = Command::new("setpriv");
-        command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(&binary).args(["run", "--agent", "a"]).args(words);
+        command
+            .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
+            .arg(&binary)
+            .args(["run", "--agent", "a"])
+            .args(words);
         let output = command.env("CLAWGUARD_ROOT", &world.directory).stdin(Stdio::null()).output().unwrap();
-        (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned(), String::from_utf8_lossy(&output.stderr).into_owned())
+        (
+            output.status.code(),
+            String::from_utf8_lossy(&output.stdout).into_owned(),
+            String::from_utf8_lossy(&output.stderr).into_owned(),
+        )
     };
-    let tries = [probe.to_str().unwrap(), "each", "tcp", "203.0.113.10:443", "tcp", "203.0.113.99:443", "udp", "203.0.113.99:443"];
+    let tries = [
+        probe.to_str().unwrap(),
+        "each",
+        "tcp",
+        "203.0.113.10:443",
+        "tcp",
+        "203.0.113.99:443",
+        "udp",
+        "203.0.113.99:443",
+    ];
     let fenced = "tcp 203.0.113.10:443 ok hello\ntcp 203.0.113.99:443 EPERM\nudp 203.0.113.99:443 EPERM\n";
     for identity in [&["--"][..], &["--userns-root", "--"]] {
         let words: Vec<&str> = identity.iter().chain(&tries).copied().collect();
@@ -279,7 +323,19 @@ fn what_makes_no_job_is_refused_with_one_clear_error() {
         assert!(run.err.contains(expected) && run.err.lines().count() <= 2, "{words:?}: {}", run.err);
     }
     let _first = world.agent_on("a", Nobody, &["spin"]);
-    let mut held = world.clawguard_on(&["run", "--agent", "a", "--job", "twice", "--user", "nobody", "--", "sh", "-c", "echo on; cat"]);
+    let mut held = world.clawguard_on(&[
+        "run",
+        "--agent",
+        "a",
+        "--job",
+        "twice",
+        "--user",
+        "nobody",
+        "--",
+        "sh",
+        "-c",
+        "echo on; cat",
+    ]);
     held.until("on");
     let second = run(&["--agent", "a", "--job", "twice"]);
     assert!(second.status == 1 && second.err.contains("there is a job twice already"), "{second:?}");

@@ -86,10 +86,13 @@ fn ip(words: &str) {
 #[test]
 fn listeners_survive_a_kill() {
     let mut world = World::up();
-    world.use_contract("a", json!({
-        "egress": [{ "host": "crm.example", "groups": ["crm"] }],
-        "listen": [{ "cidr": "203.0.113.0/24", "ports": [7700] }],
-    }));
+    world.use_contract(
+        "a",
+        json!({
+            "egress": [{ "host": "crm.example", "groups": ["crm"] }],
+            "listen": [{ "cidr": "203.0.113.0/24", "ports": [7700] }],
+        }),
+    );
     let mut listener = world.agent_on("a", Nobody, &["listen", "7700"]);
     assert_eq!(listener.line(), "listening");
     kill(&world, "crm");
@@ -143,7 +146,11 @@ fn modes_leave_chat_up_until_lockdown() {
         assert_eq!(answer["state"], mode);
         assert_eq!(tried(&world), expected, "{mode}");
     }
-    for (group, expected) in [("risk:high", [true, true, false]), ("class:irreversible", [true, true, false]), ("risk:low", [false, true, true])] {
+    for (group, expected) in [
+        ("risk:high", [true, true, false]),
+        ("class:irreversible", [true, true, false]),
+        ("risk:low", [false, true, true]),
+    ] {
         kill(&world, group);
         assert_eq!(tried(&world), expected, "{group}");
         restore(&world, group);
@@ -171,8 +178,15 @@ fn a_kill_survives_restart_reboot_and_reload() {
     kill(&world, "crm");
     world.json(&["kill", "media", "--agent", "a", "--reason", "test"]);
     let holds = |world: &World| {
-        let run = world.agent("a", Nobody, &["each", "tcp", "203.0.113.10:443", "tcp", "203.0.113.30:443", "tcp", "203.0.113.20:443"]);
-        assert_eq!(run.ok().out, "tcp 203.0.113.10:443 EPERM\ntcp 203.0.113.30:443 EPERM\ntcp 203.0.113.20:443 ok hello");
+        let run = world.agent(
+            "a",
+            Nobody,
+            &["each", "tcp", "203.0.113.10:443", "tcp", "203.0.113.30:443", "tcp", "203.0.113.20:443"],
+        );
+        assert_eq!(
+            run.ok().out,
+            "tcp 203.0.113.10:443 EPERM\ntcp 203.0.113.30:443 EPERM\ntcp 203.0.113.20:443 ok hello"
+        );
     };
     holds(&world);
     world.stop();
@@ -254,7 +268,10 @@ fn every_flip_is_recorded_with_who_why_and_what_before() {
 #[test]
 fn what_makes_no_sense_is_refused_with_one_clear_error() {
     let mut world = World::up();
-    world.use_contract("a", json!({ "egress": [{ "host": "crm.example" }], "groups": [{ "name": "far", "tools": ["x/y"] }] }));
+    world.use_contract(
+        "a",
+        json!({ "egress": [{ "host": "crm.example" }], "groups": [{ "name": "far", "tools": ["x/y"] }] }),
+    );
     for (words, status, expected) in [
         (&["kill", "nothing", "--reason", "x"][..], 1, "there is no group nothing"),
         (&["kill", "NOT A GROUP", "--reason", "x"], 2, "names no group"),

@@ -26,8 +26,8 @@ fn main() {
     }
     println!("cargo:rerun-if-env-changed=CLAWGUARD_EBPF_TOOLCHAIN");
     // Where `setup` puts it; a test that builds elsewhere says where it is.
-    let toolchain = env::var_os("CLAWGUARD_EBPF_TOOLCHAIN")
-        .map_or_else(|| root.join("target/ebpf-toolchain"), PathBuf::from);
+    let toolchain =
+        env::var_os("CLAWGUARD_EBPF_TOOLCHAIN").map_or_else(|| root.join("target/ebpf-toolchain"), PathBuf::from);
     println!("cargo:rerun-if-changed={}", toolchain.join("bin").display());
     let Some(mut cargo) = packaged(&toolchain).or_else(own) else {
         println!("cargo:warning=built without the kernel programs: run `cargo xtask setup` first");
@@ -44,7 +44,9 @@ fn main() {
         .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"))
         // The core library and a few attributes of this target are not stable; the sources are checked with both routes.
         .env("RUSTC_BOOTSTRAP", "1");
-    for inherited in ["RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER", "CLIPPY_ARGS", "RUSTFLAGS", "RUSTDOCFLAGS", "CARGO_MAKEFLAGS"] {
+    for inherited in
+        ["RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER", "CLIPPY_ARGS", "RUSTFLAGS", "RUSTDOCFLAGS", "CARGO_MAKEFLAGS"]
+    {
         cargo.env_remove(inherited);
     }
     let status = cargo.status().expect("cargo runs");

@@ -2,8 +2,8 @@
 
 use std::{fs, path::Path};
 
-use control::api::Status;
 use ::daemon::config::Config;
+use control::api::Status;
 use serde::Serialize;
 
 use super::{Context, Done, Failure, table::table};
@@ -32,7 +32,8 @@ fn finding(grade: Grade, what: &'static str, found: impl Into<String>) -> Findin
 }
 
 pub(crate) fn run(context: &Context, _: &Arguments) -> Done {
-    let mut findings = vec![kernel(), cgroups(), btf(), bpffs(), config("INET_DIAG_DESTROY", "live connections can be ended")];
+    let mut findings =
+        vec![kernel(), cgroups(), btf(), bpffs(), config("INET_DIAG_DESTROY", "live connections can be ended")];
     findings.push(config("CGROUP_BPF", "programs can be attached to cgroups"));
     findings.push(landlock());
     findings.push(user_namespaces());
@@ -117,7 +118,11 @@ fn config(option: &'static str, what: &'static str) -> Finding {
 fn landlock() -> Finding {
     match sys::confine::landlock_version() {
         version @ 6.. => finding(Grade::Ok, "signals stay inside (Landlock scopes)", format!("ABI {version}")),
-        version => finding(Grade::Warn, "signals stay inside (Landlock scopes)", format!("ABI {version}: by the pid namespace alone")),
+        version => finding(
+            Grade::Warn,
+            "signals stay inside (Landlock scopes)",
+            format!("ABI {version}: by the pid namespace alone"),
+        ),
     }
 }
 
@@ -153,7 +158,8 @@ fn daemon(context: &Context) -> Vec<Finding> {
     };
     let unarmed: Vec<String> =
         status.hooks.iter().filter(|(_, armed)| !**armed).map(|(hook, _)| hook.clone()).collect();
-    let mut found = vec![finding(Grade::Ok, "daemon", format!("version {} since {}", status.version, status.started_at))];
+    let mut found =
+        vec![finding(Grade::Ok, "daemon", format!("version {} since {}", status.version, status.started_at))];
     found.push(if unarmed.is_empty() {
         finding(Grade::Ok, "hooks", format!("{} armed and self-tested", status.hooks.len()))
     } else {

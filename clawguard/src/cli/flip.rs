@@ -79,11 +79,8 @@ pub(crate) fn restore(context: &Context, arguments: &FlipArguments) -> Done {
 
 fn flip(context: &Context, arguments: &FlipArguments, verb: &str) -> Done {
     let client = context.client();
-    let body = FlipBody {
-        reason: arguments.reason.clone(),
-        agent: arguments.agent.clone(),
-        job: arguments.job.clone(),
-    };
+    let body =
+        FlipBody { reason: arguments.reason.clone(), agent: arguments.agent.clone(), job: arguments.job.clone() };
     let mut unsaved = false;
     for group in &arguments.groups {
         let path = format!("/v1/groups/{}/{verb}", encode(group));

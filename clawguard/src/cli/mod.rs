@@ -18,13 +18,13 @@ mod wpc;
 
 use std::{path::PathBuf, process::ExitCode};
 
+use ::daemon::paths::Paths;
 use clap::{Parser, Subcommand};
 use control::{
     Client,
     api::{Code, ErrorDetail},
     client,
 };
-use ::daemon::paths::Paths;
 use serde::Serialize;
 
 /// Holds AI agents to a signed contract, in the kernel.
@@ -132,7 +132,8 @@ impl From<client::Error> for Failure {
 
 impl From<ErrorDetail> for Failure {
     fn from(detail: ErrorDetail) -> Self {
-        let text = if detail.hint.is_empty() { detail.message } else { format!("{} ({})", detail.message, detail.hint) };
+        let text =
+            if detail.hint.is_empty() { detail.message } else { format!("{} ({})", detail.message, detail.hint) };
         match detail.code {
             Code::BadRequest => Self::Usage(text),
             Code::Forbidden | Code::ContractRefused => Self::Refused(text),

@@ -98,7 +98,9 @@ fn unit_name(unit: &str, whole_user: bool) -> Result<String, Failure> {
         let user = nix::unistd::User::from_name(unit).ok().flatten();
         let user = user.ok_or_else(|| Failure::Usage(format!("there is no user {unit}")))?;
         if user.uid.is_root() {
-            return Err(Failure::Refused("root's own manager cannot be fenced: host root is never given to an agent".into()));
+            return Err(Failure::Refused(
+                "root's own manager cannot be fenced: host root is never given to an agent".into(),
+            ));
         }
         return Ok(format!("user@{}.service", user.uid));
     }

@@ -111,13 +111,8 @@ fn start_job(context: &Context, arguments: &Arguments) -> Result<JobAnswer, Fail
         Some(contract) => wpc::named(contract)?,
         None => (None, None),
     };
-    let body = JobBody {
-        agent: arguments.agent.clone(),
-        id: arguments.job.clone(),
-        wpc_hash,
-        envelope,
-        enrol_caller: false,
-    };
+    let body =
+        JobBody { agent: arguments.agent.clone(), id: arguments.job.clone(), wpc_hash, envelope, enrol_caller: false };
     let client = context.client();
     context.wait(client.send(Method::POST, "/v1/jobs", &body))
 }
@@ -125,10 +120,16 @@ fn start_job(context: &Context, arguments: &Arguments) -> Result<JobAnswer, Fail
 fn identity(arguments: &Arguments, root: bool, answer: &JobAnswer) -> Result<Identity, Failure> {
     if let Some(name) = &arguments.user {
         let found = nix::unistd::User::from_name(name).ok().flatten();
-        let by_number = || name.parse().ok().and_then(|uid| nix::unistd::User::from_uid(nix::unistd::Uid::from_raw(uid)).ok().flatten());
+        let by_number = || {
+            name.parse()
+                .ok()
+                .and_then(|uid| nix::unistd::User::from_uid(nix::unistd::Uid::from_raw(uid)).ok().flatten())
+        };
         let user = found.or_else(by_number).ok_or_else(|| Failure::Usage(format!("there is no user {name}")))?;
         if user.uid.is_root() {
-            return Err(Failure::Usage("host root is never given to an agent; --userns-root is root of a namespace".into()));
+            return Err(Failure::Usage(
+                "host root is never given to an agent; --userns-root is root of a namespace".into(),
+            ));
         }
         let text = CString::new(user.name).map_err(|_| Failure::Usage("a user's name has a NUL in it".into()))?;
         return Ok(Identity::User {

@@ -50,8 +50,12 @@ fn text(status: &Status) -> String {
     for kill in &status.kills {
         text.push_str(&format!("killed: {} for {} since {} ({})\n", kill.group, kill.whose, kill.at, kill.reason));
     }
-    let lost: Vec<String> =
-        status.lost.iter().filter(|(_, count)| **count > 0).map(|(source, count)| format!("{source} {count}")).collect();
+    let lost: Vec<String> = status
+        .lost
+        .iter()
+        .filter(|(_, count)| **count > 0)
+        .map(|(source, count)| format!("{source} {count}"))
+        .collect();
     if !lost.is_empty() {
         text.push_str(&format!("records that did not fit: {}\n", lost.join(", ")));
     }

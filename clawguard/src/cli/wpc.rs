@@ -237,7 +237,9 @@ fn check(context: &Context, file: &Path, config: Option<&Path>) -> Done {
         let signed = match (&envelope, trusted) {
             (None, _) => "not signed".into(),
             (Some(envelope), Some(true)) => format!("signed by {}, who is trusted here", envelope.signer),
-            (Some(envelope), _) => format!("signed by {}, who is NOT trusted here: it would be refused", envelope.signer),
+            (Some(envelope), _) => {
+                format!("signed by {}, who is NOT trusted here: it would be refused", envelope.signer)
+            }
         };
         format!(
             "contract {hash}\n{signed}\n\n{}\n{} rules in the kernel; groups: {}\n",

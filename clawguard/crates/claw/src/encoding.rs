@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
-use base64::{Engine, alphabet, engine::GeneralPurpose, engine::GeneralPurposeConfig, engine::DecodePaddingMode};
+use base64::{Engine, alphabet, engine::DecodePaddingMode, engine::GeneralPurpose, engine::GeneralPurposeConfig};
 use sha2::{Digest, Sha256};
 
 /// The URL-safe alphabet, no padding, and no stray bits in the last character: each value has one spelling.
@@ -76,7 +76,8 @@ mod tests {
         let alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
         let spellings = alphabet.chars().filter(|c| format!("{}{c}", &text[..42]).parse::<Hash>().is_ok()).count();
         assert_eq!(spellings, 16);
-        for wrong in [format!("{text}="), format!("{text}A"), text[..42].to_owned(), text.replace(|_: char| true, "+")] {
+        for wrong in [format!("{text}="), format!("{text}A"), text[..42].to_owned(), text.replace(|_: char| true, "+")]
+        {
             assert!(wrong.parse::<Hash>().is_err(), "{wrong}");
         }
     }

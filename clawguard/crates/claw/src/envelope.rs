@@ -131,9 +131,12 @@ impl Envelope {
                 .and_then(|at| texts[at].as_deref())
                 .ok_or(Error::Missing(name))
         };
-        for (name, expected) in
-            [("envelope_version", "1"), ("envelope_type", kind.name()), ("hash_algorithm", "SHA-256"), ("algorithm", "Ed25519")]
-        {
+        for (name, expected) in [
+            ("envelope_version", "1"),
+            ("envelope_type", kind.name()),
+            ("hash_algorithm", "SHA-256"),
+            ("algorithm", "Ed25519"),
+        ] {
             if member(name)? != expected {
                 return Err(Error::Wrong { name, expected });
             }

@@ -203,8 +203,8 @@ pub fn parse(text: &[u8], limits: Limits) -> Result<Value, Error> {
     if text.len() > limits.bytes {
         return Err(Error::Long { bytes: text.len(), limit: limits.bytes });
     }
-    let text = std::str::from_utf8(text)
-        .map_err(|error| Error::Syntax { at: error.valid_up_to(), expected: "UTF-8" })?;
+    let text =
+        std::str::from_utf8(text).map_err(|error| Error::Syntax { at: error.valid_up_to(), expected: "UTF-8" })?;
     let mut parser = Parser { text, at: 0, depth: 0, limit: limits.depth };
     parser.space();
     let value = parser.value()?;
@@ -498,8 +498,30 @@ mod tests {
     #[test]
     fn what_is_no_json_is_refused() {
         for text in [
-            "", " ", "{", "[1,]", "{\"a\":1,}", "01", "+1", ".5", "1.", "1e", "-", "nul", "truex", "'a'", "\"\t\"", "\"\\x\"",
-            "[1] 2", "{a:1}", "{\"a\" 1}", "NaN", "Infinity", "//", "\"\\u12\"", "\u{feff}1",
+            "",
+            " ",
+            "{",
+            "[1,]",
+            "{\"a\":1,}",
+            "01",
+            "+1",
+            ".5",
+            "1.",
+            "1e",
+            "-",
+            "nul",
+            "truex",
+            "'a'",
+            "\"\t\"",
+            "\"\\x\"",
+            "[1] 2",
+            "{a:1}",
+            "{\"a\" 1}",
+            "NaN",
+            "Infinity",
+            "//",
+            "\"\\u12\"",
+            "\u{feff}1",
         ] {
             assert!(parse(text.as_bytes(), LIMITS).is_err(), "{text:?}");
         }

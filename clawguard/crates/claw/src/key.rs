@@ -6,7 +6,10 @@ use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
-use crate::{encoding, json::{self, Value}};
+use crate::{
+    encoding,
+    json::{self, Value},
+};
 
 /// Multicodec's number for an Ed25519 public key.
 const ED25519: [u8; 2] = [0xed, 0x01];
@@ -62,8 +65,7 @@ impl FromStr for Did {
         // 48 characters name 34 bytes; a longer text would only cost time.
         let base58 = text.strip_prefix("did:key:z").filter(|rest| rest.len() <= 64).ok_or_else(wrong)?;
         let bytes = bs58::decode(base58).into_vec().map_err(|_| wrong())?;
-        let key: [u8; 32] =
-            bytes.strip_prefix(&ED25519).and_then(|key| key.try_into().ok()).ok_or_else(wrong)?;
+        let key: [u8; 32] = bytes.strip_prefix(&ED25519).and_then(|key| key.try_into().ok()).ok_or_else(wrong)?;
         VerifyingKey::from_bytes(&key).map_err(|_| wrong())?;
         Ok(Self(key))
     }
@@ -149,7 +151,13 @@ mod tests {
 
     #[test]
     fn other_dids_are_refused() {
-        for wrong in ["did:key:z6Mk", "did:web:clawproxy.com", "did:key:", "", "did:key:zQ3shokFTS3brHcDQrn82RUDfCZESWL1ZdCEJwekUDPQiYBme"] {
+        for wrong in [
+            "did:key:z6Mk",
+            "did:web:clawproxy.com",
+            "did:key:",
+            "",
+            "did:key:zQ3shokFTS3brHcDQrn82RUDfCZESWL1ZdCEJwekUDPQiYBme",
+        ] {
             assert!(wrong.parse::<Did>().is_err(), "{wrong}");
         }
     }

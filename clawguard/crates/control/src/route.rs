@@ -129,7 +129,9 @@ mod tests {
         assert_eq!(find("POST", "/v1/groups/mcp%3Acrm/kill"), Ok((Route::Kill, Some("mcp:crm".into()))));
         assert_eq!(find("GET", "/v1/jobs"), Ok((Route::Jobs, None)));
         assert_eq!(find("PUT", "/v1/status"), Err(NoRoute::Method));
-        for wrong in ["/", "/v1", "/v1/status/", "/v1/groups//kill", "/v1/groups/a/b/kill", "/v1/groups/%zz/kill", "/v2/status"] {
+        for wrong in
+            ["/", "/v1", "/v1/status/", "/v1/groups//kill", "/v1/groups/a/b/kill", "/v1/groups/%zz/kill", "/v2/status"]
+        {
             assert_eq!(find("GET", wrong), Err(NoRoute::Path), "{wrong}");
         }
     }

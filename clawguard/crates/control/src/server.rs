@@ -181,7 +181,8 @@ async fn answer(peer: Peer, request: Request<Incoming>, handler: &Handler) -> Re
 }
 
 async fn understood(peer: Peer, request: Request<Incoming>) -> Result<Call, ErrorDetail> {
-    let wrong = |code, message: String| ErrorDetail { code, message, hint: "docs/openapi.yaml lists the routes".into() };
+    let wrong =
+        |code, message: String| ErrorDetail { code, message, hint: "docs/openapi.yaml lists the routes".into() };
     let (parts, body) = request.into_parts();
     let path = parts.uri.path();
     let (route, name) = route::find(parts.method.as_str(), path).map_err(|none| match none {

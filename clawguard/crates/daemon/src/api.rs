@@ -2,12 +2,15 @@
 
 use std::{collections::BTreeMap, future::Future, pin::Pin, sync::Arc, time::Instant};
 
+use clawguard_common::Hook;
 use control::{
-    api::{AgentView, Code, Decisions, DrillBody, ErrorDetail, FlipBody, JobBody, KillView, ModeBody, ProcessBody, Status, UseBody},
+    api::{
+        AgentView, Code, Decisions, DrillBody, ErrorDetail, FlipBody, JobBody, KillView, ModeBody, ProcessBody, Status,
+        UseBody,
+    },
     route::Route,
     server::{Call, Reply},
 };
-use clawguard_common::Hook;
 use fence::{AgentName, NotAName};
 use serde::Serialize;
 use serde_json::{json, value::RawValue};
@@ -95,8 +98,17 @@ fn acknowledged<T: Serialize>(
 /// unit that is being started.
 fn admit(shared: &Shared, call: &Call) -> Answer<()> {
     let refused = |whose: String| {
-        tracing::warn!(pid = call.peer.pid, uid = call.peer.uid, cgroup = call.peer.cgroup, "refused on the control socket");
-        refuse(Code::Forbidden, format!("the caller is in {whose}, and no agent operates its own fence"), "call from outside the fence")
+        tracing::warn!(
+            pid = call.peer.pid,
+            uid = call.peer.uid,
+            cgroup = call.peer.cgroup,
+            "refused on the control socket"
+        );
+        refuse(
+            Code::Forbidden,
+            format!("the caller is in {whose}, and no agent operates its own fence"),
+            "call from outside the fence",
+        )
     };
     match shared.lock().hands(&call.peer.cgroup) {
         Hands::Free => Ok(()),
@@ -117,11 +129,7 @@ fn actor(peer: &Peer) -> Actor {
 }
 
 /// The contract that a body names or carries, as bytes.
-fn named_contract(
-    shared: &Shared,
-    envelope: Option<&RawValue>,
-    hash: Option<&str>,
-) -> Answer<Option<Vec<u8>>> {
+fn named_contract(shared: &Shared, envelope: Option<&RawValue>, hash: Option<&str>) -> Answer<Option<Vec<u8>>> {
     match (envelope, hash) {
         (None, None) => Ok(None),
         (Some(envelope), None) => Ok(Some(envelope.get().as_bytes().to_vec())),
@@ -178,14 +186,17 @@ fn agent_name(name: &str) -> Answer<AgentName> {
     name.parse().or_else(|error: NotAName| refuse(Code::BadRequest, error.to_string(), ""))
 }
 
-
 fn contract(shared: &Shared, call: &Call) -> Answer<Reply> {
     let name = agent_name(&call.name)?;
     let core = shared.lock();
     let hash = core.agents.get(&name).and_then(|agent| agent.wpc);
     match hash {
         Some(hash) => core.contract_view(hash).map(|view| Reply::json(&view)),
-        None => refuse(Code::NotFound, format!("no contract is in force for {name}"), "`clawguard wpc use` puts one in force"),
+        None => refuse(
+            Code::NotFound,
+            format!("no contract is in force for {name}"),
+            "`clawguard wpc use` puts one in force",
+        ),
     }
 }
 

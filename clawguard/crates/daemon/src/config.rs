@@ -360,10 +360,16 @@ impl Config {
     pub fn without_effect(&self) -> Vec<&'static str> {
         let parts = [
             (self.registry != Registry::default(), "[registry]: contracts come from files in this version"),
-            (self.model.proxy.is_some() || !self.model.keys.is_empty(), "[model]: no model call is mediated in this version"),
+            (
+                self.model.proxy.is_some() || !self.model.keys.is_empty(),
+                "[model]: no model call is mediated in this version",
+            ),
             (self.limits != Limits::default(), "[limits]: no tool call is mediated in this version"),
             (!self.trust.cst_issuers.is_empty(), "[trust] cst_issuers: no token is verified in this version"),
-            (self.trust.default_lifetime.is_some(), "[trust] default_lifetime: this version reads no contract form that needs it"),
+            (
+                self.trust.default_lifetime.is_some(),
+                "[trust] default_lifetime: this version reads no contract form that needs it",
+            ),
             (!self.trust.receipt_signers.is_empty(), "[trust] receipt_signers: no receipt is verified in this version"),
         ];
         parts.into_iter().filter_map(|(there, text)| there.then_some(text)).collect()
@@ -395,12 +401,7 @@ impl Server {
         } else {
             Class::Irreversible
         };
-        McpServer {
-            name: self.name.clone(),
-            endpoint: self.url.as_deref().and_then(endpoint),
-            risk: self.risk,
-            class,
-        }
+        McpServer { name: self.name.clone(), endpoint: self.url.as_deref().and_then(endpoint), risk: self.risk, class }
     }
 }
 
@@ -520,7 +521,11 @@ mod tests {
         fs::create_dir_all(directory.join("conf.d")).unwrap();
         let file = directory.join("clawguard.toml");
         fs::write(&file, EXAMPLE).unwrap();
-        fs::write(directory.join("conf.d/10.toml"), "[hosts]\n\"b.example\" = [\"203.0.113.11\"]\n[[agent]]\nname = \"two\"").unwrap();
+        fs::write(
+            directory.join("conf.d/10.toml"),
+            "[hosts]\n\"b.example\" = [\"203.0.113.11\"]\n[[agent]]\nname = \"two\"",
+        )
+        .unwrap();
         fs::write(directory.join("conf.d/ignored"), "not toml").unwrap();
         let config = Config::read(&file).unwrap();
         assert_eq!((config.hosts.len(), config.agent.len()), (2, 2));

@@ -1,6 +1,9 @@
 //! Contracts: judged, kept, put in force, taken out of force.
 
-use std::{collections::{BTreeMap, BTreeSet}, fs};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+};
 
 use claw::{
     Hash,
@@ -228,7 +231,11 @@ impl Core {
         let agent_slot = self.point(agent, hash)?;
         let severed = self.end_disallowed(|fence, job| fence.agent_of(job) == agent_slot)?;
         self.drop_unused_contracts();
-        let view = ContractView { previous: previous.map(|hash| hash.to_string()), sockets_destroyed: severed.destroyed as u64, ..self.contract_view(hash)? };
+        let view = ContractView {
+            previous: previous.map(|hash| hash.to_string()),
+            sockets_destroyed: severed.destroyed as u64,
+            ..self.contract_view(hash)?
+        };
         Ok((view, Some(ticket)))
     }
 
@@ -262,8 +269,12 @@ impl Core {
 
     /// Takes away the tables of contracts that nobody is under.
     pub(crate) fn drop_unused_contracts(&mut self) {
-        let used: BTreeSet<Hash> =
-            self.agents.values().filter_map(|agent| agent.wpc).chain(self.jobs.values().filter_map(|job| job.wpc)).collect();
+        let used: BTreeSet<Hash> = self
+            .agents
+            .values()
+            .filter_map(|agent| agent.wpc)
+            .chain(self.jobs.values().filter_map(|job| job.wpc))
+            .collect();
         let unused: Vec<Hash> = self.contracts.keys().filter(|hash| !used.contains(*hash)).copied().collect();
         for hash in unused {
             let Some(contract) = self.contracts.get(&hash) else { continue };

@@ -131,8 +131,12 @@ impl Core {
         let why = match reason {
             Reason::Allowed => format!("{contract} allows it{rule}"),
             Reason::NotInContract => format!("no rule of {contract} names that address and port"),
-            Reason::SpecialRange => format!("it lies in a private or special range, which {contract} does not name by a CIDR of its own"),
-            Reason::Metadata => format!("it is a cloud metadata address, which {contract} does not name by a CIDR of its own"),
+            Reason::SpecialRange => {
+                format!("it lies in a private or special range, which {contract} does not name by a CIDR of its own")
+            }
+            Reason::Metadata => {
+                format!("it is a cloud metadata address, which {contract} does not name by a CIDR of its own")
+            }
             Reason::Killed => format!("a group that it belongs to is killed: {}{rule}", self.killed_words(view)),
             Reason::Expired => format!("{contract} has expired"),
             Reason::NoContract => "no contract is in force".into(),
@@ -287,7 +291,14 @@ impl Core {
         self.counters.alert(&agent, kind, count);
         if count == 1 && decision.count.count == 1 {
             let view = self.view(decision);
-            tracing::warn!(kind, job = view.job, remote = view.remote, pid = view.pid, command = view.command, "bypass attempt");
+            tracing::warn!(
+                kind,
+                job = view.job,
+                remote = view.remote,
+                pid = view.pid,
+                command = view.command,
+                "bypass attempt"
+            );
             let body = json!({ "kind": kind, "job": view.job, "agent": view.agent, "remote": view.remote,
                 "protocol": view.protocol, "pid": view.pid, "uid": view.uid, "command": view.command,
                 "cgroup_id": decision.count.cgroup, "wpc_hash": view.wpc_hash, "verdict": view.verdict });
@@ -314,8 +325,7 @@ impl Core {
             if known {
                 continue;
             }
-            let actor =
-                Actor { channel: "on_bypass".into(), uid: None, pid: None, executable: None, cgroup: None };
+            let actor = Actor { channel: "on_bypass".into(), uid: None, pid: None, executable: None, cgroup: None };
             let body = control::api::FlipBody {
                 reason: "the agent tried another way to a model".into(),
                 agent: Some(agent.to_string()),
@@ -323,7 +333,9 @@ impl Core {
             };
             match self.kill(group, &body, actor, std::time::Instant::now()) {
                 Ok((_, ticket)) => drop(ticket),
-                Err(error) => tracing::error!(%agent, group, message = error.message, "on_bypass could not be carried out"),
+                Err(error) => {
+                    tracing::error!(%agent, group, message = error.message, "on_bypass could not be carried out")
+                }
             }
         }
     }

@@ -98,7 +98,11 @@ impl Core {
         };
         if self.ledger.numbers.number(&group).is_none() || group == Group::tools() {
             let names: Vec<String> = self.groups().into_iter().map(|view| view.group).collect();
-            return refuse(Code::NotFound, format!("there is no group {group}"), format!("there are {}", names.join(" ")));
+            return refuse(
+                Code::NotFound,
+                format!("there is no group {group}"),
+                format!("there are {}", names.join(" ")),
+            );
         }
         Ok(group)
     }
@@ -321,8 +325,7 @@ impl Core {
         }
         let mut canary = self.canary.take();
         let persist = || self.save_switch(&flip.next);
-        let done =
-            switch::apply(&self.fence, canary.as_mut(), scope, &groups, &flip.targets, flip.started, persist);
+        let done = switch::apply(&self.fence, canary.as_mut(), scope, &groups, &flip.targets, flip.started, persist);
         self.canary = canary;
         self.finish(flip, &done)
     }
@@ -356,11 +359,12 @@ impl Core {
             persisted: done.persisted.is_ok(),
         };
         self.counters.flipped(&answer);
-        let proven = done.trouble.is_none() && match flip.expected {
-            Proof::Refused => matches!(done.after, Proof::Refused | Proof::Nothing),
-            Proof::Accepted => matches!(done.after, Proof::Accepted | Proof::Nothing),
-            _ => done.after != Proof::Unknown,
-        };
+        let proven = done.trouble.is_none()
+            && match flip.expected {
+                Proof::Refused => matches!(done.after, Proof::Refused | Proof::Nothing),
+                Proof::Accepted => matches!(done.after, Proof::Accepted | Proof::Nothing),
+                _ => done.after != Proof::Unknown,
+            };
         let kind = if proven { Kind::Flip } else { Kind::FlipFailed };
         let body = json!({ "flip": answer, "reason": flip.reason });
         let ticket = self.record(kind, body).ok();
@@ -377,7 +381,10 @@ impl Core {
                 Code::Unproven,
                 format!(
                     "{} is {} in the kernel, but the canary was {} afterwards where {} is right",
-                    answer.group, answer.state, answer.canary.after, word(flip.expected)
+                    answer.group,
+                    answer.state,
+                    answer.canary.after,
+                    word(flip.expected)
                 ),
                 "`clawguard doctor` tests every hook; `clawguard mode lockdown` stops everything",
             );
@@ -462,4 +469,3 @@ fn reason(text: &str) -> Answer<String> {
 fn flip_id() -> String {
     crate::unique("flip")
 }
-

@@ -14,7 +14,12 @@ use claw::Hash;
 use clawguard_common::{Reason, protocol, side};
 use control::channel::{Ask, LONGEST, Told};
 use fence::{AgentName, JobId};
-use policy::{Group, Policy, compile::{Rule, Source}, contract::OnBypass, net};
+use policy::{
+    Group, Policy,
+    compile::{Rule, Source},
+    contract::OnBypass,
+    net,
+};
 use serde_json::json;
 use sys::process::{Child, Program};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -86,7 +91,9 @@ impl Gateway {
 /// The contract that the gateway itself is held to: whoever may scrape the metrics may come in, and nothing goes out.
 fn contract(listen: SocketAddr) -> Policy {
     let from: &[(IpAddr, u8)] = match listen.ip() {
-        ip if ip.is_loopback() => &[(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 0)), 104), (IpAddr::V6(Ipv6Addr::LOCALHOST), 128)],
+        ip if ip.is_loopback() => {
+            &[(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 0)), 104), (IpAddr::V6(Ipv6Addr::LOCALHOST), 128)]
+        }
         _ => &[(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 96), (IpAddr::V6(Ipv6Addr::UNSPECIFIED), 0)],
     };
     let rules = from.iter().map(|(ip, bits)| Rule {

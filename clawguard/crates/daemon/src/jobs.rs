@@ -278,7 +278,11 @@ impl Core {
             .filter(|entry| fs::read_link(entry.path()).is_ok_and(|to| to.to_string_lossy().starts_with("socket:")))
             .count();
         if sockets > 0 {
-            return refuse(Code::Conflict, format!("process {pid} holds {sockets} sockets, made outside the fence"), "");
+            return refuse(
+                Code::Conflict,
+                format!("process {pid} holds {sockets} sockets, made outside the fence"),
+                "",
+            );
         }
         fs::write(job.directory.join("cgroup.procs"), pid.to_string())
             .map_err(|error| failed("move the process", &error))?;
@@ -356,6 +360,13 @@ impl Core {
                 return;
             }
             Ok(false) if !job.over && job.awaited.is_some_and(|until| Instant::now() < until) => return,
+            // Whoever comes next into a cgroup that was matched is the agent too.
+            Ok(false)
+                if job.origin == Origin::Match
+                    && cgroup::id(&job.directory).is_ok_and(|id| id == job.enrolled.cgroup) =>
+            {
+                return;
+            }
             Ok(false) => {}
             Err(error) => {
                 tracing::warn!(%error, job = %id, "the job's cgroup cannot be read");

@@ -18,13 +18,11 @@ use crate::{
 impl Core {
     /// Fences what the configured matches stand for now and that is not fenced yet.
     pub(crate) fn match_agents(&mut self) {
-        let wanted: Vec<(AgentName, Match)> = self
-            .agents
-            .iter()
-            .filter_map(|(name, agent)| Some((name.clone(), agent.matches.clone()?)))
-            .collect();
+        let wanted: Vec<(AgentName, Match)> =
+            self.agents.iter().filter_map(|(name, agent)| Some((name.clone(), agent.matches.clone()?))).collect();
         for (agent, matches) in wanted {
-            let known = |job: &&crate::jobs::Job| job.agent == agent && matches!(job.origin, Origin::Match | Origin::Unit);
+            let known =
+                |job: &&crate::jobs::Job| job.agent == agent && matches!(job.origin, Origin::Match | Origin::Unit);
             let fenced: Vec<u64> = self.jobs.values().filter(known).map(|job| job.enrolled.cgroup).collect();
             let Some(directory) = find(&self.fence.places().cgroup_root, &matches) else { continue };
             // A unit that was started again has another cgroup under the same name.
@@ -67,9 +65,10 @@ fn find(root: &Path, matches: &Match) -> Option<PathBuf> {
         Match::Cgroup(path) => root.join(path.trim_start_matches('/')),
         Match::Unit(unit) => return find_unit(root, unit),
         Match::User(user) => {
-            let uid = user.parse::<u32>().ok().or_else(|| {
-                nix::unistd::User::from_name(user).ok().flatten().map(|user| user.uid.as_raw())
-            })?;
+            let uid = user
+                .parse::<u32>()
+                .ok()
+                .or_else(|| nix::unistd::User::from_name(user).ok().flatten().map(|user| user.uid.as_raw()))?;
             root.join(format!("user.slice/user-{uid}.slice"))
         }
     };
@@ -112,10 +111,7 @@ mod tests {
         assert_eq!(find_unit(&root, "a.service"), Some(root.join("custom.slice/custom-deep.slice/a.service")));
         fs::create_dir_all(root.join("system.slice/a.service")).unwrap();
         assert_eq!(find_unit(&root, "a.service"), Some(root.join("system.slice/a.service")));
-        assert_eq!(
-            find(&root, &Match::User("1000".into())),
-            Some(root.join("user.slice/user-1000.slice"))
-        );
+        assert_eq!(find(&root, &Match::User("1000".into())), Some(root.join("user.slice/user-1000.slice")));
         assert_eq!(find(&root, &Match::Cgroup("/gone".into())), None);
         fs::remove_dir_all(root).unwrap();
     }

@@ -4,10 +4,7 @@ use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     fs::{self, File},
     io,
-    os::{
-        fd::AsFd,
-        unix::fs::PermissionsExt,
-    },
+    os::{fd::AsFd, unix::fs::PermissionsExt},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -208,8 +205,11 @@ fn start(paths: Paths, config: Config) -> Result<Core, Error> {
     }
     core.fence.keep();
     core.armed = true;
-    core.note(Kind::Start, json!({ "version": env!("CARGO_PKG_VERSION"), "abi": clawguard_common::ABI,
-        "host_did": core.host_did().to_string() }));
+    core.note(
+        Kind::Start,
+        json!({ "version": env!("CARGO_PKG_VERSION"), "abi": clawguard_common::ABI,
+        "host_did": core.host_did().to_string() }),
+    );
     if let Some(body) = found_record(&found) {
         tracing::error!(%body, "the audit chain was found damaged");
         core.problems.insert("audit-found".into(), format!("the audit chain was found damaged at start: {body}"));
@@ -354,8 +354,11 @@ async fn serve(shared: Arc<Shared>, options: &Options, file: &Path) -> Result<()
     let watched = |error| system("wait for events")(error);
     let set = ClockWatch::new().map_err(watched)?;
     let clock = set.as_fd().try_clone_to_owned().map_err(watched)?;
-    let (ring, watch, clock) =
-        (reactor::watch(ring).map_err(watched)?, reactor::watch(watch).map_err(watched)?, reactor::watch(clock).map_err(watched)?);
+    let (ring, watch, clock) = (
+        reactor::watch(ring).map_err(watched)?,
+        reactor::watch(watch).map_err(watched)?,
+        reactor::watch(clock).map_err(watched)?,
+    );
     let mut stop = signal(SignalKind::terminate()).map_err(watched)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(watched)?;
     let mut hangup = signal(SignalKind::hangup()).map_err(watched)?;
@@ -491,4 +494,3 @@ fn listen(path: &Path, mode: u32) -> io::Result<UnixListener> {
     fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
     Ok(listener)
 }
-

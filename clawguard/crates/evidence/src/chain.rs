@@ -5,8 +5,7 @@
 //! hash of the line before it, as the 43 ASCII characters in which it is written.
 
 use claw::{
-    Hash,
-    encoding,
+    Hash, encoding,
     key::{Did, PrivateKey},
     time::Instant,
 };
@@ -238,8 +237,11 @@ mod tests {
         let (mut head, mut lines) = (Head::default(), Vec::new());
         for i in 0..10_u64 {
             let at = Instant(1_700_000_000_000_000_000 + i * 1_000_000_000);
-            let (line, next) =
-                if i % 3 == 2 { head.checkpoint(&key(), at) } else { head.append(Kind::Flip, at, json!({ "group": "crm", "n": i })) };
+            let (line, next) = if i % 3 == 2 {
+                head.checkpoint(&key(), at)
+            } else {
+                head.append(Kind::Flip, at, json!({ "group": "crm", "n": i }))
+            };
             lines.push(line);
             head = next;
         }

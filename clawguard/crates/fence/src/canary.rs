@@ -20,7 +20,10 @@ use nix::{
     },
 };
 use policy::{Group, Policy, compile, net};
-use sys::{netns, process::{Child, Program}};
+use sys::{
+    netns,
+    process::{Child, Program},
+};
 
 use crate::{Error, Fence, JobSpec, Numbering, jobs::Enrolled};
 
@@ -93,9 +96,8 @@ impl Canary {
         let (from, child_out) = io::pipe().map_err(failed())?;
         let null = File::options().write(true).open("/dev/null").map_err(failed())?;
         let program = Program::new(executable, &[argument], &[]).map_err(failed())?;
-        let child = program
-            .start(cgroup.as_fd(), [child_in.as_fd(), child_out.as_fd(), null.as_fd()])
-            .map_err(failed())?;
+        let child =
+            program.start(cgroup.as_fd(), [child_in.as_fd(), child_out.as_fd(), null.as_fd()]).map_err(failed())?;
         let mut canary = Self { child, to, from, job, policy, silent: false };
         // It says so once its namespace stands.
         match canary.answer(Instant::now() + Self::PATIENCE)? {
@@ -349,7 +351,10 @@ pub fn serve(mut requests: impl Read, mut answers: impl Write) -> io::Result<()>
 }
 
 fn perform(act: u8, to: SocketAddr, bound: &mut Option<[UdpSocket; 2]>) -> io::Result<()> {
-    let any = SocketAddr::new(if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { std::net::Ipv6Addr::UNSPECIFIED.into() }, 0);
+    let any = SocketAddr::new(
+        if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { std::net::Ipv6Addr::UNSPECIFIED.into() },
+        0,
+    );
     let family = if to.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     match act {
         1 => {

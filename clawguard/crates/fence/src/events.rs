@@ -8,7 +8,10 @@ use std::{
 use clawguard_common::{DecisionCount, DecisionKey, Event, Hook, REASONS, Reason, lost};
 use sys::bpf;
 
-use crate::{Error, Fence, maps::{Maps, new_decisions}};
+use crate::{
+    Error, Fence,
+    maps::{Maps, new_decisions},
+};
 
 /// A decision and how often it was made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,7 +91,11 @@ impl Fence {
         let last = std::mem::replace(&mut self.interval, next);
         let entries = bpf::map_entries(&last).map_err(Error::system(failed))?;
         // An entry that only holds a job's number of destinations counts nothing.
-        Ok(entries.into_iter().map(|(key, count)| Decision { key, count }).filter(|made| made.count.count > 0).collect())
+        Ok(entries
+            .into_iter()
+            .map(|(key, count)| Decision { key, count })
+            .filter(|made| made.count.count > 0)
+            .collect())
     }
 
     /// The events that wait in the ring, at most `most`.

@@ -110,4 +110,3 @@ fn foreign(inodes: &HashMap<u32, i32>, own: &HashSet<u64>, destroy: bool) -> io:
     }
     Ok(found)
 }
-

@@ -24,8 +24,8 @@ use std::{
 };
 
 use aya::{Btf, EbpfLoader, programs::Program};
-use clawguard_common::{Groups, Hook, Host, MAX_JOBS, MAX_POLICIES, PolicyHead};
 use claw::Hash;
+use clawguard_common::{Groups, Hook, Host, MAX_JOBS, MAX_POLICIES, PolicyHead};
 use sys::clock;
 
 pub use canary::{Canary, Tried, serve as serve_canary};
@@ -362,7 +362,10 @@ fn take_over(places: &Places, links: &std::path::Path) -> std::io::Result<()> {
 }
 
 fn mount_bpffs() -> Result<(), Error> {
-    use nix::{mount::{MsFlags, mount}, sys::statfs::{BPF_FS_MAGIC, statfs}};
+    use nix::{
+        mount::{MsFlags, mount},
+        sys::statfs::{BPF_FS_MAGIC, statfs},
+    };
     let failed = "mount the bpf file system at /sys/fs/bpf";
     let there = statfs(BPFFS).map_err(|e| Error::System { what: failed, source: e.into() })?;
     if there.filesystem_type() == BPF_FS_MAGIC {

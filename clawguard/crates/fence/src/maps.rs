@@ -1,17 +1,19 @@
 //! The maps, opened and typed.
 
-use std::{
-    io,
-    os::fd::OwnedFd,
-    path::Path,
-};
+use std::{io, os::fd::OwnedFd, path::Path};
 
-use aya::{Ebpf, maps::{Map, MapData, RingBuf}};
+use aya::{
+    Ebpf,
+    maps::{Map, MapData, RingBuf},
+};
 use clawguard_common::{
     Agent, Cgroup, DecisionCount, DecisionKey, EVENT_RING_BYTES, ExactKey, Groups, Host, Job, MAX_AGENTS, MAX_CGROUPS,
     MAX_DECISIONS, MAX_JOBS, MAX_POLICIES, PolicyHead, REASONS, RangeData, Rule, Stamp, lost,
 };
-use sys::{bpf::{self, MapShape}, mapped::Words};
+use sys::{
+    bpf::{self, MapShape},
+    mapped::Words,
+};
 
 use crate::Error;
 
@@ -167,8 +169,8 @@ pub(crate) fn pinned(directory: &Path) -> Result<bool, Error> {
         let path = directory.join(name);
         match bpf::pinned(&path) {
             Ok(map) => {
-                let found = bpf::map_shape(&map)
-                    .map_err(|source| Error::System { what: "ask about a pinned map", source })?;
+                let found =
+                    bpf::map_shape(&map).map_err(|source| Error::System { what: "ask about a pinned map", source })?;
                 if found != expected {
                     return Err(Error::Shape { path, found, expected });
                 }

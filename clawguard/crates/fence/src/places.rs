@@ -20,7 +20,9 @@ impl Instance {
     /// The instance whose files lie under a directory. Its name follows from the directory's.
     #[must_use]
     pub fn under(root: &Path) -> Self {
-        Self(Some(claw::Hash::of(root.as_os_str().as_encoded_bytes()).0[..5].iter().map(|b| format!("{b:02x}")).collect()))
+        Self(Some(
+            claw::Hash::of(root.as_os_str().as_encoded_bytes()).0[..5].iter().map(|b| format!("{b:02x}")).collect(),
+        ))
     }
 
     /// `clawguard`, or `clawguard_` and the instance's name.

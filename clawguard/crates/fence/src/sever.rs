@@ -159,10 +159,7 @@ impl Fence {
 }
 
 /// Ends chosen sockets in one namespace, if it is among the wanted ones.
-fn namespace_sever(
-    namespace: &NetNs,
-    wanted: &HashMap<u64, HashSet<u64>>,
-) -> io::Result<Option<(u64, Severed)>> {
+fn namespace_sever(namespace: &NetNs, wanted: &HashMap<u64, HashSet<u64>>) -> io::Result<Option<(u64, Severed)>> {
     namespace.run(|| {
         let cookie = sys::diag::namespace_cookie()?;
         match wanted.get(&cookie) {

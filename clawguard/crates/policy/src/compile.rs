@@ -398,7 +398,8 @@ impl<'a> Compiler<'a> {
                 let set = self.set(groups)?;
                 for address in *addresses {
                     let range = Cidr::host(net::addr(*address));
-                    let protocols: &[Protocol] = if entry.quic { &[Protocol::Tcp, Protocol::Udp] } else { &[entry.protocol] };
+                    let protocols: &[Protocol] =
+                        if entry.quic { &[Protocol::Tcp, Protocol::Udp] } else { &[entry.protocol] };
                     for protocol in protocols {
                         self.push(side::EGRESS, *protocol, *port, range, set, source);
                     }
@@ -448,8 +449,7 @@ impl<'a> Compiler<'a> {
                         self.found_of(source, Outcome::Kernel, || "as a wildcard of egress says in detail".into());
                         continue;
                     }
-                    let hosts =
-                        self.hosts(pattern, |name| self.named.exact.contains(name) || self.named.below(name));
+                    let hosts = self.hosts(pattern, |name| self.named.exact.contains(name) || self.named.below(name));
                     self.host_entry(&entry, source, &hosts)?;
                 }
             }
@@ -488,9 +488,8 @@ impl<'a> Compiler<'a> {
         if let Some(server) = server {
             groups.insert(Group::mcp(&server.name));
             for spec in specs() {
-                let whole = |pattern: &crate::contract::ToolPattern| {
-                    pattern.server == server.name && pattern.tool == "*"
-                };
+                let whole =
+                    |pattern: &crate::contract::ToolPattern| pattern.server == server.name && pattern.tool == "*";
                 if spec.tools.iter().any(whole) {
                     groups.insert(spec.name.clone());
                     risk = risk.max(spec.risk);
@@ -613,7 +612,8 @@ impl<'a> Compiler<'a> {
                 hole(Cidr::V4, Reason::Inbound);
             }
         }
-        let taken: BTreeSet<_> = self.rules.iter().map(|rule| (rule.side, rule.protocol, rule.port, rule.range)).collect();
+        let taken: BTreeSet<_> =
+            self.rules.iter().map(|rule| (rule.side, rule.protocol, rule.port, rule.range)).collect();
         for (side, protocol, port, range, reason) in holes {
             if !taken.contains(&(side, protocol, port, range)) {
                 self.rules.push(Rule { side, protocol, port, range, set, reason, number: Source::BuiltIn.number() });
@@ -627,7 +627,18 @@ impl<'a> Compiler<'a> {
     fn sorted_rules(&mut self) -> Result<Vec<Rule>, Error> {
         let mut rules = std::mem::take(&mut self.rules);
         // Wider before narrower at one address; allowing before denying at one place.
-        rules.sort_by_key(|rule| (rule.side, rule.protocol, rule.port, rule.range.addr.bytes(), rule.range.bits, rule.reason, rule.set, rule.number));
+        rules.sort_by_key(|rule| {
+            (
+                rule.side,
+                rule.protocol,
+                rule.port,
+                rule.range.addr.bytes(),
+                rule.range.bits,
+                rule.reason,
+                rule.set,
+                rule.number,
+            )
+        });
         let mut around: Vec<Rule> = Vec::new();
         let mut kept: Vec<Rule> = Vec::with_capacity(rules.len());
         for rule in rules {
@@ -707,9 +718,11 @@ impl<'a> Compiler<'a> {
         }
         if let Some(tools) = &guard.tools {
             let no_gateway = "needs the MCP gateway: no tool call is mediated on this host";
-            for (present, name) in
-                [(tools.allow.is_some(), "allow"), (!tools.deny.is_empty(), "deny"), (!tools.approve.is_empty(), "approve")]
-            {
+            for (present, name) in [
+                (tools.allow.is_some(), "allow"),
+                (!tools.deny.is_empty(), "deny"),
+                (!tools.approve.is_empty(), "approve"),
+            ] {
                 if present {
                     self.found(format!("{GUARD}.tools.{name}"), Outcome::Denied, no_gateway);
                 }
@@ -721,7 +734,11 @@ impl<'a> Compiler<'a> {
         }
         for (i, spec) in guard.groups.iter().enumerate() {
             let by_rule = self.sets.keys().any(|set| set.contains(&spec.name));
-            let note = if by_rule { "endpoints can be killed together" } else { "no endpoint belongs to it; its tools need the MCP gateway" };
+            let note = if by_rule {
+                "endpoints can be killed together"
+            } else {
+                "no endpoint belongs to it; its tools need the MCP gateway"
+            };
             let outcome = if by_rule { Outcome::Kernel } else { Outcome::Denied };
             self.found(format!("{GUARD}.groups[{i}]"), outcome, format!("{}: {note}", spec.name));
         }
@@ -737,7 +754,11 @@ impl<'a> Compiler<'a> {
         }
         let note = "a lower one for the same policy_id is refused";
         self.found(format!("{GUARD}.sequence"), Outcome::Daemon, note);
-        let note = if guard.unix_sockets { "the agent may make unix sockets" } else { "no unix sockets (under clawguard run)" };
+        let note = if guard.unix_sockets {
+            "the agent may make unix sockets"
+        } else {
+            "no unix sockets (under clawguard run)"
+        };
         self.found(format!("{GUARD}.unix_sockets"), Outcome::Daemon, note);
         for name in ["policy_id", "issuer_did"] {
             self.found(name, Outcome::Recorded, "in every record");
@@ -761,7 +782,8 @@ fn natural(path: &str) -> (String, u64) {
 /// The tool rule, if any, that says something about this server which an open endpoint would not hold an agent to.
 fn tool_rule_about(tools: Option<&Tools>, server: &McpServer) -> Option<&'static str> {
     let tools = tools?;
-    let about = |patterns: &[crate::contract::ToolPattern]| patterns.iter().any(|pattern| pattern.concerns(&server.name));
+    let about =
+        |patterns: &[crate::contract::ToolPattern]| patterns.iter().any(|pattern| pattern.concerns(&server.name));
     if about(&tools.deny) {
         return Some("tools.deny");
     }
@@ -795,14 +817,9 @@ pub fn sample(policy: &Policy, group: &Group) -> Option<Endpoint> {
             && policy.sets.get(usize::from(rule.set)).is_some_and(|set| set.contains(group))
     };
     policy.rules.iter().filter(in_group).find_map(|rule| {
-        candidates(rule.range)
-            .find(|addr| find(policy, rule.side, rule.protocol, rule.port, *addr) == Some(rule))
-            .map(|addr| Endpoint {
-                addr,
-                port: rule.port,
-                protocol: rule.protocol,
-                loopback: u8::from(addr.is_loopback()),
-            })
+        candidates(rule.range).find(|addr| find(policy, rule.side, rule.protocol, rule.port, *addr) == Some(rule)).map(
+            |addr| Endpoint { addr, port: rule.port, protocol: rule.protocol, loopback: u8::from(addr.is_loopback()) },
+        )
     })
 }
 

@@ -390,11 +390,7 @@ impl Guard {
     }
 }
 
-fn each<T>(
-    fields: &mut Fields<'_>,
-    name: &str,
-    read: fn(String, &Value) -> Result<T, Error>,
-) -> Result<Vec<T>, Error> {
+fn each<T>(fields: &mut Fields<'_>, name: &str, read: fn(String, &Value) -> Result<T, Error>) -> Result<Vec<T>, Error> {
     let path = fields.path(name);
     let items = fields.list(name)?.unwrap_or(&[]);
     items.iter().enumerate().map(|(i, item)| read(format!("{path}[{i}]"), item)).collect()
@@ -473,8 +469,9 @@ impl Egress {
         let mut groups = Vec::new();
         for (i, name) in fields.texts("groups")?.unwrap_or_default().into_iter().enumerate() {
             let path = format!("{}[{i}]", fields.path("groups"));
-            let group: Group =
-                name.parse().map_err(|e: crate::group::NotAGroup| Error::Bound { path: path.clone(), why: e.to_string() })?;
+            let group: Group = name
+                .parse()
+                .map_err(|e: crate::group::NotAGroup| Error::Bound { path: path.clone(), why: e.to_string() })?;
             if !group.definable() {
                 let why = format!("{group} follows from what an entry is; a contract does not give it");
                 return Err(Error::Bound { path, why });
@@ -513,8 +510,9 @@ impl GroupSpec {
     fn read(path: String, value: &Value) -> Result<Self, Error> {
         let mut fields = Fields::of(path, value)?;
         let text = fields.required_text("name")?;
-        let name: Group =
-            text.parse().map_err(|e: crate::group::NotAGroup| Error::Bound { path: fields.path("name"), why: e.to_string() })?;
+        let name: Group = text
+            .parse()
+            .map_err(|e: crate::group::NotAGroup| Error::Bound { path: fields.path("name"), why: e.to_string() })?;
         if !name.definable() {
             let why = format!("{name} is built in; a contract does not define it");
             return Err(Error::Bound { path: fields.path("name"), why });

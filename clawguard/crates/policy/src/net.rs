@@ -157,11 +157,25 @@ mod tests {
 
     #[test]
     fn ranges_have_one_spelling() {
-        for wrong in ["10.1.2.0", "10.1.2.0/33", "10.1.2/24", "10.1.2.0/024", "10.1.2.0/+8", "010.1.2.0/24", "::/129", "/8", "a/8", ""] {
+        for wrong in [
+            "10.1.2.0",
+            "10.1.2.0/33",
+            "10.1.2/24",
+            "10.1.2.0/024",
+            "10.1.2.0/+8",
+            "010.1.2.0/24",
+            "::/129",
+            "/8",
+            "a/8",
+            "",
+        ] {
             assert!(matches!(wrong.parse::<Cidr>(), Err(NotACidr::Form(_))), "{wrong:?}");
         }
         let error = "10.1.2.3/24".parse::<Cidr>().unwrap_err();
-        assert_eq!(error.to_string(), "\"10.1.2.3/24\" has bits set beyond its prefix; the range is written 10.1.2.0/24");
+        assert_eq!(
+            error.to_string(),
+            "\"10.1.2.3/24\" has bits set beyond its prefix; the range is written 10.1.2.0/24"
+        );
     }
 
     #[test]

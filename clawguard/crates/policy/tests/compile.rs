@@ -132,7 +132,9 @@ fn the_allowlist_opens_tls_to_what_egress_says_nothing_about() {
 
 #[test]
 fn an_egress_entry_outside_the_allowlist_refuses_the_contract() {
-    for entry in [r#"{"host":"chat.example"}"#, r#"{"host":"*.crm.example"}"#, r#"{"cidr":"203.0.113.0/24","ports":[443]}"#] {
+    for entry in
+        [r#"{"host":"chat.example"}"#, r#"{"host":"*.crm.example"}"#, r#"{"cidr":"203.0.113.0/24","ports":[443]}"#]
+    {
         let text = payload(Some(r#"["crm.example"]"#), &format!("{{\"egress\":[{entry}]}}"));
         let error = compile(&read(&text).unwrap(), HASH, &host()).unwrap_err();
         assert_eq!(error, Error::OutsideAllowlist { path: "metadata.clawguard.v1.egress[0]".into() }, "{entry}");
@@ -143,7 +145,8 @@ fn an_egress_entry_outside_the_allowlist_refuses_the_contract() {
 
 #[test]
 fn private_and_metadata_addresses_need_a_cidr_of_their_own() {
-    let by_name = policy(r#"{"egress":[{"host":"intranet.example"},{"host":"metadata.example","ports":[80],"tls":false}]}"#);
+    let by_name =
+        policy(r#"{"egress":[{"host":"intranet.example"},{"host":"metadata.example","ports":[80],"tls":false}]}"#);
     assert_eq!(tcp(&by_name, "10.1.2.3", 443), Reason::NotInContract);
     assert_eq!(tcp(&by_name, "169.254.169.254", 80), Reason::NotInContract);
 
@@ -198,15 +201,20 @@ fn two_rules_for_one_place_with_different_groups_refuse_the_contract() {
     }
     // The same groups, another port, another protocol, or a special range in between: no conflict.
     policy(r#"{"egress":[{"host":"crm.example","groups":["a"]},{"host":"crm.example","groups":["a"]}]}"#);
-    policy(r#"{"egress":[{"host":"chat.example","groups":["a"]},{"host":"chat.example","ports":[80],"groups":["b"]}]}"#);
-    policy(r#"{"egress":[{"cidr":"0.0.0.0/0","ports":[443],"groups":["a"]},{"cidr":"10.0.0.0/24","ports":[443],"groups":["b"]}]}"#);
+    policy(
+        r#"{"egress":[{"host":"chat.example","groups":["a"]},{"host":"chat.example","ports":[80],"groups":["b"]}]}"#,
+    );
+    policy(
+        r#"{"egress":[{"cidr":"0.0.0.0/0","ports":[443],"groups":["a"]},{"cidr":"10.0.0.0/24","ports":[443],"groups":["b"]}]}"#,
+    );
 }
 
 #[test]
 fn two_hosts_at_one_address_with_different_groups_refuse_the_contract() {
     let mut host = host();
     host.hosts.insert("other.example".parse().unwrap(), BTreeSet::from(["203.0.113.20".parse().unwrap()]));
-    let text = payload(None, r#"{"egress":[{"host":"chat.example","groups":["a"]},{"host":"other.example","groups":["b"]}]}"#);
+    let text =
+        payload(None, r#"{"egress":[{"host":"chat.example","groups":["a"]},{"host":"other.example","groups":["b"]}]}"#);
     let error = compile(&read(&text).unwrap(), HASH, &host).unwrap_err();
     assert_eq!(
         error.to_string(),
@@ -249,8 +257,15 @@ fn receipts_that_no_proxy_would_give_refuse_the_contract() {
 
 #[test]
 fn an_mcp_server_whose_tools_are_restricted_is_not_opened_without_a_gateway() {
-    for tools in [r#"{"allow":["crm-mcp/get_*"]}"#, r#"{"deny":["*/http_request"]}"#, r#"{"approve":["crm-mcp/update"]}"#, r#"{"allow":[]}"#] {
-        let policy = policy(&format!("{{\"tools\":{tools},\"egress\":[{{\"host\":\"crm.example\"}},{{\"host\":\"chat.example\"}}]}}"));
+    for tools in [
+        r#"{"allow":["crm-mcp/get_*"]}"#,
+        r#"{"deny":["*/http_request"]}"#,
+        r#"{"approve":["crm-mcp/update"]}"#,
+        r#"{"allow":[]}"#,
+    ] {
+        let policy = policy(&format!(
+            "{{\"tools\":{tools},\"egress\":[{{\"host\":\"crm.example\"}},{{\"host\":\"chat.example\"}}]}}"
+        ));
         assert_eq!(tcp(&policy, "203.0.113.10", 443), Reason::NotInContract, "{tools}");
         assert_eq!(tcp(&policy, "203.0.113.20", 443), Reason::Allowed, "{tools}");
     }
@@ -307,7 +322,10 @@ fn what_is_not_understood_is_refused_and_named() {
         (r#"{"policy_version":"1","policy_id":"","issuer_did":"did:x"}"#, "1 to 128 characters"),
         (r#"{"policy_version":"1","policy_id":"p","issuer_did":"x"}"#, "no DID"),
         (r#"{"policy_version":"1","policy_id":"p","issuer_did":"did:x","egress":[]}"#, "egress is unknown"),
-        (r#"{"policy_version":"1","policy_id":"p","issuer_did":"did:x","allowed_providers":["aws"]}"#, "openai, anthropic, google"),
+        (
+            r#"{"policy_version":"1","policy_id":"p","issuer_did":"did:x","allowed_providers":["aws"]}"#,
+            "openai, anthropic, google",
+        ),
     ] {
         let error = read(text).unwrap_err().to_string();
         assert!(error.contains(expected), "{text}: {error}");

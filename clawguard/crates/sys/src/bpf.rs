@@ -160,8 +160,7 @@ struct Obj {
 /// EEXIST if the path is taken.
 pub fn pin(object: impl AsFd, at: &Path) -> io::Result<()> {
     let at = path(at)?;
-    let mut attributes =
-        Obj { pathname: at.as_ptr() as u64, bpf_fd: object.as_fd().as_raw_fd() as u32, file_flags: 0 };
+    let mut attributes = Obj { pathname: at.as_ptr() as u64, bpf_fd: object.as_fd().as_raw_fd() as u32, file_flags: 0 };
     // SAFETY: `at` lives until the call returns.
     unsafe { call(OBJ_PIN, &mut attributes) }?;
     Ok(())

@@ -64,13 +64,7 @@ pub fn stdio_fit(fd: BorrowedFd<'_>) -> io::Result<Result<(), Unfit>> {
     let mut length = size_of::<libc::c_int>() as libc::socklen_t;
     // SAFETY: both pointers are live and of the length said.
     check(unsafe {
-        libc::getsockopt(
-            fd.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_DOMAIN,
-            (&raw mut family).cast(),
-            &raw mut length,
-        )
+        libc::getsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, libc::SO_DOMAIN, (&raw mut family).cast(), &raw mut length)
     })?;
     if family == libc::AF_INET || family == libc::AF_INET6 {
         return Ok(Err(Unfit::Internet));

@@ -42,7 +42,8 @@ pub struct States(u32);
 
 impl States {
     /// Everything that carries or may soon carry data: not listeners, not TIME_WAIT.
-    pub const FLOWS: Self = Self((1 << 1) | (1 << 2) | (1 << 3) | (1 << 4) | (1 << 5) | (1 << 8) | (1 << 9) | (1 << 11));
+    pub const FLOWS: Self =
+        Self((1 << 1) | (1 << 2) | (1 << 3) | (1 << 4) | (1 << 5) | (1 << 8) | (1 << 9) | (1 << 11));
     /// Everything with a socket a process can hold.
     pub const ALL: Self = Self(Self::FLOWS.0 | (1 << 7) | (1 << 10));
 }
@@ -114,9 +115,8 @@ impl Diag {
     /// If the kernel gives no netlink socket.
     pub fn open() -> io::Result<Self> {
         // SAFETY: takes three integers and answers a new descriptor or an error.
-        let fd = check(unsafe {
-            libc::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC, NETLINK_SOCK_DIAG)
-        })?;
+        let fd =
+            check(unsafe { libc::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC, NETLINK_SOCK_DIAG) })?;
         // SAFETY: the descriptor is new and nobody else's.
         let socket = unsafe { OwnedFd::from_raw_fd(fd as i32) };
         Ok(Self { socket, sequence: 0, buffer: vec![0; 64 << 10] })
@@ -225,9 +225,11 @@ impl Diag {
 
     fn receive(&mut self) -> io::Result<usize> {
         // SAFETY: the buffer is live and as long as said.
-        let count = check(unsafe {
-            libc::recv(self.socket.as_raw_fd(), self.buffer.as_mut_ptr().cast(), self.buffer.len(), 0)
-        } as i64)?;
+        let count =
+            check(
+                unsafe { libc::recv(self.socket.as_raw_fd(), self.buffer.as_mut_ptr().cast(), self.buffer.len(), 0) }
+                    as i64,
+            )?;
         Ok(count as usize)
     }
 }
@@ -263,8 +265,7 @@ impl<'a> Iterator for Messages<'a> {
     fn next(&mut self) -> Option<Self::Item> {
         let header: &[u8; HEADER] = self.0.first_chunk()?;
         let length = u32::from_ne_bytes([header[0], header[1], header[2], header[3]]) as usize;
-        let (kind, flags) =
-            (u16::from_ne_bytes([header[4], header[5]]), u16::from_ne_bytes([header[6], header[7]]));
+        let (kind, flags) = (u16::from_ne_bytes([header[4], header[5]]), u16::from_ne_bytes([header[6], header[7]]));
         let body = self.0.get(HEADER..length)?;
         self.0 = self.0.get(length.next_multiple_of(4)..).unwrap_or(&[]);
         Some((kind, flags, body))

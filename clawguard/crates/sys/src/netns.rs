@@ -138,9 +138,9 @@ fn route_all_to_loopback(family: u8) -> io::Result<()> {
     crate::check(unsafe { libc::send(socket.as_raw_fd(), message.as_ptr().cast(), message.len(), 0) } as i64)?;
     let mut answer = [0_u8; 256];
     // SAFETY: the buffer is live and as long as said.
-    let count = crate::check(unsafe {
-        libc::recv(socket.as_raw_fd(), answer.as_mut_ptr().cast(), answer.len(), 0)
-    } as i64)? as usize;
+    let count =
+        crate::check(unsafe { libc::recv(socket.as_raw_fd(), answer.as_mut_ptr().cast(), answer.len(), 0) } as i64)?
+            as usize;
     // An acknowledgement is an error message with code 0.
     match answer[..count].get(16..20).and_then(|code| code.try_into().ok()).map(i32::from_ne_bytes) {
         Some(0) => Ok(()),

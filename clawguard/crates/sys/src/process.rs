@@ -280,7 +280,8 @@ mod tests {
         let (mut reader, writer) = io::pipe().unwrap();
         let null = fs::File::open("/dev/null").unwrap();
         let program =
-            Program::new("/bin/sh", &["-c", "echo $GREETING; ls /proc/self/fd | wc -l"], &[("GREETING", "hello")]).unwrap();
+            Program::new("/bin/sh", &["-c", "echo $GREETING; ls /proc/self/fd | wc -l"], &[("GREETING", "hello")])
+                .unwrap();
         let child = program.start(cgroup.as_fd(), [null.as_fd(), writer.as_fd(), null.as_fd()]).unwrap();
         drop(writer);
         let mut text = String::new();

@@ -133,9 +133,7 @@ pub fn install(unix_sockets: bool) -> io::Result<()> {
     let mut filter = program(unix_sockets);
     let program = sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
     // SAFETY: the program and its steps live until the call returns; the kernel copies and checks them.
-    check(unsafe {
-        libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0_u64, &raw const program)
-    })?;
+    check(unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0_u64, &raw const program) })?;
     Ok(())
 }
 

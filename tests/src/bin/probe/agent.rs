@@ -196,7 +196,13 @@ fn hold(count: usize, to: SocketAddr) -> anyhow::Result<()> {
     }
     println!("holding {}", streams.len());
     io::stdin().read_to_string(&mut String::new())?;
-    let alive = streams.iter().filter(|stream| { let mut stream: &TcpStream = stream; stream.write_all(b"x").is_ok() }).count();
+    let alive = streams
+        .iter()
+        .filter(|stream| {
+            let mut stream: &TcpStream = stream;
+            stream.write_all(b"x").is_ok()
+        })
+        .count();
     println!("alive {alive}");
     Ok(())
 }
@@ -339,7 +345,9 @@ fn peer_name(to: SocketAddr) -> io::Result<String> {
 
 /// All that a process outside the fence does, and how it went: the same with a fence on the host as without.
 fn ordinary() {
-    for to in ["203.0.113.99:7003", "[2001:db8::99]:7003", "[::ffff:203.0.113.99]:7003", "127.0.0.1:9", "203.0.113.99:1"] {
+    for to in
+        ["203.0.113.99:7003", "[2001:db8::99]:7003", "[::ffff:203.0.113.99]:7003", "127.0.0.1:9", "203.0.113.99:1"]
+    {
         let Ok(address) = to.parse() else { continue };
         println!("tcp {to} {}", peer_name(address).unwrap_or_else(|error| word(&error)));
         println!("udp {to} {}", udp(address, "who are you"));

@@ -374,15 +374,8 @@ fn ip_options_cmsg(kit: &Kit) -> io::Result<()> {
     control.extend_from_slice(&IP_RETOPTS.to_ne_bytes());
     control.extend_from_slice(&options);
     control.resize(control.len().next_multiple_of(8), 0);
-    let message = [
-        to.as_ptr() as usize,
-        to.len(),
-        parts.as_ptr() as usize,
-        1,
-        control.as_ptr() as usize,
-        control.len(),
-        0,
-    ];
+    let message =
+        [to.as_ptr() as usize, to.len(), parts.as_ptr() as usize, 1, control.as_ptr() as usize, control.len(), 0];
     raw::call(libc::SYS_sendmsg, [fd, message.as_ptr() as usize, 0, 0, 0, 0]).map(drop)
 }
 
@@ -434,8 +427,11 @@ fn echo_request(kind: u8, kit: &Kit) -> Vec<u8> {
 }
 
 fn ping(family: i32, kit: &Kit) -> io::Result<()> {
-    let (protocol, kind, to) =
-        if family == libc::AF_INET { (1, 8, SocketAddr::new(kit.v4.into(), 0)) } else { (58, 128, SocketAddr::new(kit.v6.into(), 0)) };
+    let (protocol, kind, to) = if family == libc::AF_INET {
+        (1, 8, SocketAddr::new(kit.v4.into(), 0))
+    } else {
+        (58, 128, SocketAddr::new(kit.v6.into(), 0))
+    };
     let fd = raw::socket(family, libc::SOCK_DGRAM, protocol)?;
     raw::send_to(fd, &echo_request(kind, kit), 0, Some(to)).map(drop)
 }
@@ -562,8 +558,7 @@ fn scm_rights(which: u8, kit: &Kit) -> io::Result<()> {
     let mut byte = [0_u8; 1];
     let parts = [byte.as_mut_ptr() as usize, 1];
     let mut control = [0_u8; 64];
-    let message =
-        [0, 0, parts.as_ptr() as usize, 1, control.as_mut_ptr() as usize, control.len(), 0];
+    let message = [0, 0, parts.as_ptr() as usize, 1, control.as_mut_ptr() as usize, control.len(), 0];
     raw::call(libc::SYS_recvmsg, [fd, message.as_ptr() as usize, 0, 0, 0, 0])?;
     let given = control[16..20].try_into().map_or(0, i32::from_ne_bytes) as usize;
     if given < 3 {

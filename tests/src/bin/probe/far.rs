@@ -95,7 +95,12 @@ pub(crate) fn serve() -> anyhow::Result<()> {
             ["seen", hex] => count(&lock(&seen), &unhex(hex)?).to_string(),
             ["dump"] => {
                 let seen = lock(&seen);
-                seen.frames.iter().filter(|frame| !housekeeping(frame)).map(|frame| hex(frame)).collect::<Vec<_>>().join(" ")
+                seen.frames
+                    .iter()
+                    .filter(|frame| !housekeeping(frame))
+                    .map(|frame| hex(frame))
+                    .collect::<Vec<_>>()
+                    .join(" ")
             }
             ["traffic"] => lock(&seen).traffic.to_string(),
             ["port", protocol, port] => {
@@ -110,7 +115,11 @@ pub(crate) fn serve() -> anyhow::Result<()> {
                 thread::spawn(move || {
                     for _ in 0..4 {
                         thread::sleep(Duration::from_millis(60));
-                        if stream { call(to, &data) } else { datagram(to, &data) };
+                        if stream {
+                            call(to, &data)
+                        } else {
+                            datagram(to, &data)
+                        };
                     }
                 });
                 "ok".into()
@@ -163,13 +172,8 @@ fn echo_datagrams(socket: &UdpSocket) -> nix::Result<()> {
         local.ipi6_ifindex = 0;
         let control = [ControlMessage::Ipv6PacketInfo(&local)];
         // Nobody may be there any more; that is theirs to see.
-        let _ = sendmsg(
-            socket.as_raw_fd(),
-            &[IoSlice::new(&buffer[..count])],
-            &control,
-            MsgFlags::empty(),
-            from.as_ref(),
-        );
+        let _ =
+            sendmsg(socket.as_raw_fd(), &[IoSlice::new(&buffer[..count])], &control, MsgFlags::empty(), from.as_ref());
     }
 }
 
