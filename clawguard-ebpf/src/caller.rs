@@ -53,9 +53,8 @@ fn nearest(ancestor: impl Fn(i32) -> u64) -> Option<u32> {
         if levels & (1 << level) != 0 {
             let id = ancestor(level as i32);
             // SAFETY: as above.
-            if id != 0
-                && let Some(cgroup) = unsafe { CGROUPS.get(id) }
-            {
+            let cgroup = if id == 0 { None } else { unsafe { CGROUPS.get(id) } };
+            if let Some(cgroup) = cgroup {
                 return Some(cgroup.job as u32);
             }
         }

@@ -9,6 +9,7 @@
 //! | `sweep` | iterator | lists the stamped sockets, for a kill to find them |
 //!
 //! One function decides for all of them: [`verdict::judge`]. Whatever fails, denies.
+#![allow(clippy::needless_pass_by_value, reason = "the entry points have the shape that aya's macros call")]
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 

@@ -96,11 +96,9 @@ fn judged(
         if full.is_null() { 0 } else { (*full).state }
     };
     match verdict.reason {
-        Reason::Allowed => {
-            // A listener carries many flows; an own loopback peer is certain only once connected, and never for UDP.
-            if !(tcp && state == TCP_LISTEN) && (!verdict.own || (tcp && state == TCP_ESTABLISHED)) {
-                flow::remember(&mut stamp.flow, remote, local_port, generation, verdict.deadline_ns, rule);
-            }
+        // A listener carries many flows; an own loopback peer is certain only once connected, and never for UDP.
+        Reason::Allowed if !(tcp && state == TCP_LISTEN) && (!verdict.own || (tcp && state == TCP_ESTABLISHED)) => {
+            flow::remember(&mut stamp.flow, remote, local_port, generation, verdict.deadline_ns, rule);
         }
         // What was queued before a kill must not go out after a restore.
         Reason::Killed if tcp && state != TCP_LISTEN => stamp.flags |= stamp::DEAD,

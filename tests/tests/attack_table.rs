@@ -27,7 +27,7 @@ fn accomplice(world: &World) -> Accomplice {
     let unix = world.directory.join("accomplice").to_str().unwrap().to_owned();
     let datagrams = format!("{}:7003", evil4());
     let streams = format!("{}:7001", evil4());
-    let open = std::fs::Permissions::from(std::os::unix::fs::PermissionsExt::from_mode(0o777));
+    let open: std::fs::Permissions = std::os::unix::fs::PermissionsExt::from_mode(0o777);
     std::fs::set_permissions(&world.directory, open).unwrap();
     let mut process = world.outside_as_nobody(&["helper", &datagrams, &streams, RELAY, &unix]);
     let line = process.line();

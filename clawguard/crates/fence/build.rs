@@ -8,6 +8,7 @@
 //!
 //! Without either, the object is empty, so that checking, linting and documenting work everywhere; a daemon built that
 //! way says so and refuses to start.
+#![allow(clippy::expect_used, reason = "a build that cannot go on says why and stops")]
 
 use std::{
     env, fs,

@@ -42,6 +42,9 @@ pub(crate) fn handler(shared: Arc<Shared>) -> Arc<control::server::Handler> {
     })
 }
 
+/// A flip's answer, and what to wait for before it is given.
+type Flipping = Answer<(control::api::FlipAnswer, Option<Ticket>)>;
+
 fn answer(shared: &Shared, call: &Call, started: Instant) -> Reply {
     match routed(shared, call, started) {
         Ok(reply) => reply,
@@ -52,7 +55,7 @@ fn answer(shared: &Shared, call: &Call, started: Instant) -> Reply {
 fn routed(shared: &Shared, call: &Call, started: Instant) -> Answer<Reply> {
     admit(shared, call)?;
     let actor = actor(&call.peer);
-    let flip = |work: &dyn Fn(&mut Core) -> Answer<(control::api::FlipAnswer, Option<Ticket>)>| {
+    let flip = |work: &dyn Fn(&mut Core) -> Flipping| {
         shared.acknowledged(|core| work(core)).map(|answer| Reply::json(&answer))
     };
     match call.route {

@@ -334,7 +334,7 @@ impl Core {
             match self.kill(group, &body, actor, std::time::Instant::now()) {
                 Ok((_, ticket)) => drop(ticket),
                 Err(error) => {
-                    tracing::error!(%agent, group, message = error.message, "on_bypass could not be carried out")
+                    tracing::error!(%agent, group, message = error.message, "on_bypass could not be carried out");
                 }
             }
         }

@@ -114,7 +114,7 @@ pub fn set_aside(reserve: &Path) -> io::Result<()> {
     if fs::metadata(reserve).is_ok_and(|data| data.len() == RESERVE as u64) {
         return Ok(());
     }
-    let file = OpenOptions::new().write(true).create(true).mode(0o600).open(reserve)?;
+    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(reserve)?;
     // Blocks, not a length alone: a hole would be no room.
     let got = posix_fallocate(&file, 0, RESERVE).map_err(io::Error::from).and_then(|()| file.sync_all());
     if got.is_err() {

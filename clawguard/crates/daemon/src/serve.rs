@@ -235,7 +235,7 @@ fn put_contracts_in_force(shared: &Shared) {
     let known: Vec<AgentName> = shared.lock().ledger.agents.keys().cloned().collect();
     for name in known {
         let configured = agents.iter().find(|agent| agent.name == name).and_then(|agent| agent.wpc.clone());
-        if let Err(message) = restore_agent(shared, &name, configured) {
+        if let Err(message) = restore_agent(shared, &name, configured.as_deref()) {
             tracing::error!(agent = %name, message, "no contract is in force for the agent: it reaches nothing");
             if let Ok(entry) = shared.lock().agent(&name) {
                 entry.problem = Some(message);
@@ -277,13 +277,13 @@ fn load_by_hash(shared: &Shared, hash: Hash) -> Result<(), String> {
 }
 
 /// Puts an agent's contract in force again: the one that was, unless the configuration says something new.
-fn restore_agent(shared: &Shared, name: &AgentName, configured: Option<String>) -> Result<(), String> {
+fn restore_agent(shared: &Shared, name: &AgentName, configured: Option<&str>) -> Result<(), String> {
     let entry = shared.lock().ledger.agents.get(name).cloned();
     let last = entry.as_ref().and_then(|entry| entry.wpc.clone());
     let said = entry.and_then(|entry| entry.configured);
     shared.lock().agent(name).map_err(|error| error.message)?;
-    match (last, &configured) {
-        (Some(hash), _) if said == configured => {
+    match (last, configured) {
+        (Some(hash), _) if said.as_deref() == configured => {
             let hash: Hash = hash.parse().map_err(|error| format!("{error}"))?;
             load_by_hash(shared, hash)?;
             shared.lock().point(name, hash).map(drop).map_err(|error| error.message)
@@ -293,7 +293,7 @@ fn restore_agent(shared: &Shared, name: &AgentName, configured: Option<String>) 
                 Ok(hash) => shared.lock().contract_bytes(hash).map_err(|error| error.message)?,
                 Err(_) => fs::read(wanted).map_err(|error| format!("{wanted}: {error}"))?,
             };
-            let terms = Terms { configured: configured.clone(), ..Terms::default() };
+            let terms = Terms { configured: configured.map(str::to_owned), ..Terms::default() };
             shared.put_in_force(name, bytes, &terms).map(drop).map_err(|error| error.message)
         }
         // The configuration no longer names one: what an operator put in force by hand goes with it.
@@ -444,7 +444,7 @@ fn on_beat(core: &mut Core, beats: u64, pace: &config::Audit) {
     core.tell_expiries();
     core.match_agents();
     core.tend_audit();
-    let every = |seconds: u64| beats % seconds.max(1) == 0;
+    let every = |seconds: u64| beats.is_multiple_of(seconds.max(1));
     if every(pace.imported_interval_seconds) {
         core.look_for_all_imported();
     }

@@ -1,0 +1,175 @@
+//! `cargo xtask mutants`: each guard broken once, and the test that must notice.
+//!
+//! A mutant is a patch in `tests/mutants/`, whose first lines say what it breaks and which test goes red:
+//!
+//! ```text
+//! Breaks: the decision is not asked on a datagram's destination
+//! Test: fence udp_is_judged_at_every_send
+//! ```
+//!
+//! The sources are copied aside, patched there, built, tested and put back: the working tree is never touched.
+
+use std::{
+    collections::hash_map::DefaultHasher,
+    fs,
+    hash::{Hash, Hasher},
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result, bail};
+
+use crate::{
+    setup,
+    shell::{call, cargo, command, must_be_root, output, root, target},
+};
+
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// Only these (file names without `.patch`; all by default).
+    names: Vec<String>,
+    /// Skip the run if nothing changed since all of them were noticed.
+    #[arg(long)]
+    if_changed: bool,
+}
+
+struct Mutant {
+    name: String,
+    patch: PathBuf,
+    breaks: String,
+    suite: String,
+    test: String,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    must_be_root("mutants")?;
+    setup::everything()?;
+    let stamp = target().join("mutants/noticed");
+    let sources = sources()?;
+    if arguments.if_changed && fs::read_to_string(&stamp).is_ok_and(|known| known == sources) {
+        println!("nothing changed since every mutant was noticed");
+        return Ok(());
+    }
+    let mut mutants = mutants()?;
+    if !arguments.names.is_empty() {
+        mutants.retain(|mutant| arguments.names.contains(&mutant.name));
+    }
+    if mutants.is_empty() {
+        bail!("no such mutant in tests/mutants");
+    }
+    let tree = copy_sources()?;
+    let mut unnoticed = Vec::new();
+    for mutant in &mutants {
+        match noticed(&tree, mutant).with_context(|| mutant.name.clone())? {
+            true => println!("noticed    {:32} {} ({} {})", mutant.name, mutant.breaks, mutant.suite, mutant.test),
+            false => {
+                println!("UNNOTICED  {:32} {} ({} {})", mutant.name, mutant.breaks, mutant.suite, mutant.test);
+                unnoticed.push(mutant.name.as_str());
+            }
+        }
+    }
+    println!("{} mutants, {} noticed, {} not", mutants.len(), mutants.len() - unnoticed.len(), unnoticed.len());
+    if !unnoticed.is_empty() {
+        bail!("tests did not notice {}", unnoticed.join(", "));
+    }
+    if arguments.names.is_empty() {
+        fs::write(&stamp, sources)?;
+    }
+    Ok(())
+}
+
+fn mutants() -> Result<Vec<Mutant>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(root().join("tests/mutants"))? {
+        let patch = entry?.path();
+        let Some(name) = patch.file_name().and_then(|name| name.to_str()?.strip_suffix(".patch")) else { continue };
+        let text = fs::read_to_string(&patch)?;
+        let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+        let (Some(breaks), Some((suite, test))) =
+            (field("Breaks:"), field("Test:").and_then(|test| test.split_once(' ')))
+        else {
+            bail!("{name}.patch does not begin with `Breaks:` and `Test: SUITE NAME`");
+        };
+        let [breaks, suite, test] = [breaks, suite, test].map(str::to_owned);
+        found.push(Mutant { name: name.to_owned(), patch, breaks, suite, test });
+    }
+    found.sort_by(|one, other| one.name.cmp(&other.name));
+    Ok(found)
+}
+
+/// A copy of what git knows, as it is in the working tree.
+fn copy_sources() -> Result<PathBuf> {
+    let tree = target().join("mutants/tree");
+    fs::create_dir_all(&tree)?;
+    let script = "git ls-files -z --cached --others --exclude-standard | \
+        xargs -0 sh -c 'for f; do [ -e \"$f\" ] && printf \"%s\\0\" \"$f\"; done' sh | \
+        cpio --quiet -0 -pdmu \"$0\"";
+    call(command("sh", &["-c", script]).arg(&tree))?;
+    Ok(tree)
+}
+
+/// Whether the mutant's test goes red. It must be green without the mutant, which `cargo xtask test` shows.
+fn noticed(tree: &Path, mutant: &Mutant) -> Result<bool> {
+    let patch = |reverse: bool| {
+        let mut patch = command("patch", &["--quiet", "--strip=1", "--no-backup-if-mismatch", "--input"]);
+        patch.arg(&mutant.patch).current_dir(tree);
+        if reverse {
+            patch.arg("--reverse");
+        }
+        call(&mut patch)
+    };
+    patch(false).with_context(|| format!("{} does not apply any more", mutant.patch.display()))?;
+    let here = |words: &[&str]| {
+        let mut cargo = cargo(words);
+        cargo.current_dir(tree).env("CARGO_TARGET_DIR", target().join("mutants/target"));
+        cargo.env("CLAWGUARD_EBPF_TOOLCHAIN", setup::compiler_place());
+        cargo
+    };
+    let outcome = (|| {
+        if mutant.suite == "policy" || mutant.suite == "claw" || mutant.suite == "evidence" {
+            let tested =
+                here(&["test", "--locked", "--quiet", "--package", &mutant.suite, "--", "--exact", &mutant.test])
+                    .output()?;
+            return went_red(&tested);
+        }
+        call(&mut here(&["build", "--locked", "--quiet", "--package", "clawguard", "--package", "e2e"]))?;
+        let tested = here(&[
+            "test",
+            "--locked",
+            "--quiet",
+            "--package",
+            "e2e",
+            "--test",
+            &mutant.suite,
+            "--",
+            "--exact",
+            &mutant.test,
+        ])
+        .output()?;
+        went_red(&tested)
+    })();
+    patch(true)?;
+    outcome
+}
+
+/// A test that failed, and not a build that did, nor a name that matched nothing.
+fn went_red(tested: &std::process::Output) -> Result<bool> {
+    let said = String::from_utf8_lossy(&tested.stdout);
+    if said.contains("test result: FAILED") {
+        return Ok(true);
+    }
+    if said.contains("test result: ok. 1 passed") || said.contains(" 1 passed;") {
+        return Ok(false);
+    }
+    bail!("the test did not run:\n{said}\n{}", String::from_utf8_lossy(&tested.stderr))
+}
+
+/// A digest of all sources; it only has to tell one state of this tree from another.
+fn sources() -> Result<String> {
+    let listed = output(&mut command("git", &["ls-files", "--cached", "--others", "--exclude-standard"]))?;
+    let mut hasher = DefaultHasher::new();
+    for name in listed.lines().filter(|name| !name.ends_with(".md")) {
+        name.hash(&mut hasher);
+        fs::read(root().join(name)).unwrap_or_default().hash(&mut hasher);
+    }
+    Ok(format!("{:016x}", hasher.finish()))
+}
