@@ -91,7 +91,7 @@ pub fn write<T: Serialize>(path: &Path, value: &T) -> io::Result<()> {
 ///
 /// # Errors
 ///
-/// As [`write`], if even that was not enough.
+/// As [`write()`], if even that was not enough.
 pub fn write_at_all_costs<T: Serialize>(path: &Path, value: &T, reserve: &Path) -> io::Result<()> {
     match write(path, value) {
         Err(error) if error.kind() == io::ErrorKind::StorageFull => {
