@@ -6,6 +6,7 @@
 //! | `connect4/6`, `sendmsg4/6` | cgroup root | an errno at once, and attribution to the caller |
 //! | `setsockopt` | cgroup root | no option that would send what the packet hooks cannot judge |
 //! | `egress`, `ingress` | managed cgroups | the authority: every packet, whatever sent it |
+//! | `depth` | nowhere | tells the daemon how deep the cgroup root lies that it sees |
 //! | `sweep` | iterator | lists the stamped sockets, for a kill to find them |
 //!
 //! One function decides for all of them: [`verdict::judge`]. Whatever fails, denies.
@@ -15,6 +16,7 @@
 
 mod address;
 mod caller;
+mod depth;
 mod flow;
 mod maps;
 mod packet;

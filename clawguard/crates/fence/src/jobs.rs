@@ -90,6 +90,7 @@ impl Fence {
         if level == 0 {
             return Err(wrong("it is the root, where everybody is".into()));
         }
+        let level = level + self.depth;
         if level > MAX_LEVEL {
             return Err(wrong(format!("it lies {level} levels deep, and {MAX_LEVEL} is the most")));
         }

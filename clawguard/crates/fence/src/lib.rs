@@ -25,7 +25,7 @@ use std::{
 
 use aya::{Btf, EbpfLoader, programs::Program};
 use claw::Hash;
-use clawguard_common::{Groups, Hook, Host, MAX_JOBS, MAX_POLICIES, PolicyHead};
+use clawguard_common::{Groups, Hook, Host, MAX_JOBS, MAX_LEVEL, MAX_POLICIES, PolicyHead};
 use sys::clock;
 
 pub use canary::{Canary, Tried, serve as serve_canary};
@@ -47,6 +47,8 @@ pub struct Fence {
     maps: Maps,
     programs: HashMap<Hook, OwnedFd>,
     sweep: OwnedFd,
+    /// How many levels below the kernel's own root the cgroup root lies that this process sees.
+    depth: u32,
     cpus: usize,
     /// The map into which decisions are counted now.
     interval: OwnedFd,
@@ -114,6 +116,7 @@ impl Fence {
         let mut ebpf = loader.load(object)?;
         let programs = load_programs(&mut ebpf)?;
         let sweep = load_sweep(&mut ebpf)?;
+        let depth = depth(&mut ebpf, &places.cgroup_root)?;
         let maps = Maps::take(&mut ebpf)?;
         let interval = events::interval(&maps)?;
         fs::create_dir_all(&places.agents).map_err(Error::system("make the agents' cgroup"))?;
@@ -129,6 +132,7 @@ impl Fence {
             maps,
             programs,
             sweep,
+            depth,
             interval,
         };
         fence.recover()?;
@@ -411,6 +415,22 @@ fn load_sweep(ebpf: &mut aya::Ebpf) -> Result<OwnedFd, Error> {
     let Program::Iter(iterator) = program else { return Err(Error::ObjectLacks(NAME)) };
     iterator.load("bpf_sk_storage_map", &btf).map_err(failed)?;
     owned(program, NAME)
+}
+
+/// How many levels below the kernel's own root the cgroup root lies that this process sees: 0 outside containers.
+fn depth(ebpf: &mut aya::Ebpf, root: &std::path::Path) -> Result<u32, Error> {
+    const NAME: &str = "depth";
+    let program = ebpf.program_mut(NAME).ok_or(Error::ObjectLacks(NAME))?;
+    let Program::RawTracePoint(query) = program else { return Err(Error::ObjectLacks(NAME)) };
+    query.load().map_err(|source| Error::Program { program: NAME, source: Box::new(source) })?;
+    let wrong = |why: String| Error::Cgroup { cgroup: root.to_owned(), why };
+    let id = sys::cgroup::id(root).map_err(|error| wrong(error.to_string()))?;
+    let level = sys::bpf::run_raw_tracepoint(owned(program, NAME)?, &[id])
+        .map_err(Error::system("ask how deep the cgroup root lies"))?;
+    if level > MAX_LEVEL {
+        return Err(wrong("this process does not lie below it".into()));
+    }
+    Ok(level)
 }
 
 fn owned(program: &Program, name: &'static str) -> Result<OwnedFd, Error> {

@@ -23,6 +23,7 @@ const MAP_DELETE_ELEM: i32 = 3;
 const MAP_GET_NEXT_KEY: i32 = 4;
 const OBJ_PIN: i32 = 6;
 const OBJ_GET: i32 = 7;
+const PROG_TEST_RUN: i32 = 10;
 const PROG_GET_FD_BY_ID: i32 = 13;
 const MAP_GET_FD_BY_ID: i32 = 14;
 const OBJ_GET_INFO_BY_FD: i32 = 15;
@@ -75,6 +76,42 @@ unsafe fn open<T>(command: i32, attributes: &mut T) -> io::Result<OwnedFd> {
 
 fn path(path: &Path) -> io::Result<CString> {
     CString::new(path.as_os_str().as_bytes()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct TestRun {
+    prog_fd: u32,
+    retval: u32,
+    data_size_in: u32,
+    data_size_out: u32,
+    data_in: u64,
+    data_out: u64,
+    repeat: u32,
+    duration: u32,
+    ctx_size_in: u32,
+    ctx_size_out: u32,
+    ctx_in: u64,
+    ctx_out: u64,
+    flags: u32,
+    cpu: u32,
+}
+
+/// Runs a raw tracepoint's program once, as this task, with these arguments; answers what it returned.
+///
+/// # Errors
+///
+/// If the kernel refuses.
+pub fn run_raw_tracepoint(program: impl AsFd, arguments: &[u64]) -> io::Result<u32> {
+    let mut attributes = TestRun {
+        prog_fd: program.as_fd().as_raw_fd() as u32,
+        ctx_size_in: size_of_val(arguments) as u32,
+        ctx_in: arguments.as_ptr() as u64,
+        ..TestRun::default()
+    };
+    // SAFETY: the arguments live until the call returns.
+    unsafe { call(PROG_TEST_RUN, &mut attributes) }?;
+    Ok(attributes.retval)
 }
 
 #[repr(C)]
