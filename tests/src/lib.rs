@@ -5,7 +5,9 @@
 #![allow(missing_docs, reason = "tests are their own readers")]
 
 mod far;
+mod machine;
 mod world;
 
 pub use far::Far;
+pub use machine::Machine;
 pub use world::{Identity, Outside, Run, Service, World, built, copy, evil4, evil6, probe_path};

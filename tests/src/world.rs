@@ -81,7 +81,7 @@ pub struct Run {
 }
 
 impl Run {
-    fn of(output: &Output) -> Self {
+    pub(crate) fn of(output: &Output) -> Self {
         use std::os::unix::process::ExitStatusExt;
         Self {
             status: output.status.code().unwrap_or_else(|| 128 + output.status.signal().unwrap_or(0)),

@@ -11,7 +11,7 @@ use crate::{
 
 pub(crate) fn run() -> Result<()> {
     setup::everything()?;
-    call(&mut cargo(&["build", "--locked", "--release", "--package", "clawguard"]))?;
+    call(&mut cargo(&["build", "--locked", "--release", "--package", "clawguard", "--package", "gateway"]))?;
     let place = target().join("package");
     if place.exists() {
         fs::remove_dir_all(&place).with_context(|| place.display().to_string())?;
@@ -19,7 +19,9 @@ pub(crate) fn run() -> Result<()> {
     let into = |from: std::path::PathBuf, to: &str, mode: &str| {
         call(command("install", &["-D", "-m", mode]).arg(from).arg(place.join(to)))
     };
-    into(target().join("release/clawguard"), "usr/bin/clawguard", "755")?;
+    for executable in ["clawguard", "clawguard-gateway"] {
+        into(target().join("release").join(executable), &format!("usr/bin/{executable}"), "755")?;
+    }
     for entry in fs::read_dir(root().join("systemd"))? {
         let path = entry?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();

@@ -164,7 +164,7 @@ fn drop_in(context: &Context, places: &Places, agent: &AgentName, arguments: &Ar
     let root = context.root.as_ref().map_or_else(String::new, |root| format!(" --root {}", root.display()));
     let enrol = format!("ExecStartPre=+{}{root} enrol --agent {agent}", executable.display());
     let head = "# Written by `clawguard protect`; `clawguard unprotect` removes it.\n";
-    let unit = "[Unit]\nRequires=clawguard.service\nAfter=clawguard.service\n";
+    let unit = "[Unit]\nWants=clawguard.service\nAfter=clawguard.service\n";
     let unit = if context.root.is_some() { "" } else { unit };
     if arguments.whole_user {
         // A user's manager needs its own cgroups, unix sockets and mounts; it is fenced in place.

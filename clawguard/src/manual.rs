@@ -1,0 +1,9 @@
+//! Writes the manual pages, from the same definitions as the command line, into the directory that is named.
+#![forbid(unsafe_code)]
+
+use std::path::PathBuf;
+
+fn main() -> std::io::Result<()> {
+    let directory = PathBuf::from(std::env::args_os().nth(1).unwrap_or_else(|| ".".into()));
+    clap_mangen::generate_to(clawguard::cli::command(), directory)
+}
