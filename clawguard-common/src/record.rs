@@ -21,6 +21,8 @@ pub const MAX_POLICIES: u32 = 1024;
 pub const MAX_CGROUPS: u32 = 32_768;
 /// How deep below the cgroup root a managed cgroup may lie.
 pub const MAX_LEVEL: u32 = 23;
+/// Where the number of the deepest level begins in [`Host::levels`].
+pub const DEEPEST: u32 = 32;
 /// How many levels below the agents' slice a job's cgroup lies: the agent's own slice is between them.
 pub const JOB_LEVEL: u32 = 2;
 /// Distinct (job, destination, reason) that one interval can record; more are counted without their destination.
@@ -114,7 +116,8 @@ pub struct Host {
     pub agents_cgroup: u64,
     /// How many levels below the cgroup root it lies.
     pub agents_level: u64,
-    /// Bit n: some cgroup that is managed outside the slice lies n levels below the cgroup root.
+    /// Bit n: some cgroup that is managed outside the slice lies n levels below the cgroup root. From bit [`DEEPEST`] on, the
+    /// greatest such n.
     pub levels: u64,
     /// Groups killed for the whole host.
     pub killed: Groups,

@@ -94,12 +94,7 @@ fn owner(job: u32) -> Owner {
 fn endpoint(ctx: &SockAddrContext, on_wire: Addr) -> Endpoint {
     // SAFETY: the verifier knows the context.
     let (port, number) = unsafe { ((*ctx.sock_addr).user_port, (*ctx.sock_addr).protocol) };
-    Endpoint {
-        addr: on_wire.canonical(),
-        port: u16::from_be(port as u16),
-        protocol: number as u8,
-        loopback: u8::from(on_wire.is_loopback()),
-    }
+    flow::endpoint(on_wire.canonical(), u16::from_be(port as u16), number as u8, on_wire.is_loopback())
 }
 
 /// The ends of a loopback flow before its own address is chosen: Linux takes the one it goes to.

@@ -1,7 +1,7 @@
 //! Who calls: the job of the current task, by its cgroup's ancestors.
 
 use aya_ebpf::helpers::generated::{bpf_get_current_ancestor_cgroup_id, bpf_sk_ancestor_cgroup_id};
-use clawguard_common::{JOB_LEVEL, JOB_NONE, Job, MAX_LEVEL};
+use clawguard_common::{DEEPEST, JOB_LEVEL, JOB_NONE, Job, MAX_LEVEL};
 use core::ffi::c_void;
 
 use crate::maps::{CGROUPS, HOST};
@@ -48,7 +48,9 @@ fn nearest(ancestor: impl Fn(i32) -> u64) -> Option<u32> {
     if levels == 0 {
         return None;
     }
-    let mut level = MAX_LEVEL;
+    // From the deepest, which is the nearest.
+    let deepest = (levels >> DEEPEST) as u32;
+    let mut level = if deepest < MAX_LEVEL { deepest } else { MAX_LEVEL };
     while level > 0 {
         if levels & (1 << level) != 0 {
             let id = ancestor(level as i32);

@@ -5,7 +5,7 @@ use core::arch::asm;
 use core::ptr;
 
 use aya_ebpf::helpers::generated::{bpf_jiffies64, bpf_ktime_get_boot_ns};
-use clawguard_common::{Endpoint, Flow, Groups, NO_RULE, Rule, group};
+use clawguard_common::{Addr, Endpoint, Flow, Groups, NO_RULE, Rule, group};
 
 /// Whether the flow's last verdict allows this endpoint now.
 #[inline(always)]
@@ -17,7 +17,7 @@ pub(crate) fn allows(flow: &mut Flow, remote: &Endpoint, generation: u64) -> boo
         let sequence = ptr::read_volatile(&raw const (*flow).sequence);
         let same = sequence & 1 == 0
             && ptr::read_volatile(&raw const (*flow).generation) == generation
-            && same(&ptr::read_volatile(&raw const (*flow).remote), remote);
+            && same(&raw const (*flow).remote, remote);
         if !same {
             return false;
         }
@@ -33,14 +33,38 @@ pub(crate) fn allows(flow: &mut Flow, remote: &Endpoint, generation: u64) -> boo
     }
 }
 
+/// Port, protocol and loopback of an endpoint, as they lie in memory.
 #[inline(always)]
-fn same(a: &Endpoint, b: &Endpoint) -> bool {
-    let words = |e: &Endpoint| u32::from(e.port) | (u32::from(e.protocol) << 16) | (u32::from(e.loopback) << 24);
-    words(a) == words(b)
-        && a.addr.0[3] == b.addr.0[3]
-        && a.addr.0[2] == b.addr.0[2]
-        && a.addr.0[1] == b.addr.0[1]
-        && a.addr.0[0] == b.addr.0[0]
+fn tail(port: u16, protocol: u8, loopback: u8) -> u32 {
+    let [high, low] = port.to_ne_bytes();
+    u32::from_ne_bytes([high, low, protocol, loopback])
+}
+
+/// An endpoint, written in whole words: keys are read in words, and a word that was written in parts makes the CPU wait.
+#[inline(always)]
+pub(crate) fn endpoint(addr: Addr, port: u16, protocol: u8, loopback: bool) -> Endpoint {
+    let [a, b, c, d] = addr.0;
+    // SAFETY: five words, of which every value is an endpoint.
+    unsafe { core::mem::transmute::<[u32; 5], Endpoint>([a, b, c, d, tail(port, protocol, u8::from(loopback))]) }
+}
+
+/// Compares word by word, the likeliest to differ first.
+///
+/// # Safety
+///
+/// `a` points to an endpoint.
+#[inline(always)]
+unsafe fn same(a: *const Endpoint, b: &Endpoint) -> bool {
+    let tail = tail(b.port, b.protocol, b.loopback);
+    // SAFETY: the caller's promise; an endpoint is five words.
+    unsafe {
+        let word = |i: usize| ptr::read_volatile(a.cast::<u32>().add(i));
+        word(3) == b.addr.0[3]
+            && word(4) == tail
+            && word(2) == b.addr.0[2]
+            && word(1) == b.addr.0[1]
+            && word(0) == b.addr.0[0]
+    }
 }
 
 /// Remembers an allowing verdict. If another CPU is writing, it is not remembered: the next packet asks again.
@@ -62,7 +86,8 @@ pub(crate) fn remember(
         }
         ptr::write_volatile(&raw mut (*flow).generation, generation);
         ptr::write_volatile(&raw mut (*flow).deadline_ns, deadline_ns);
-        ptr::write_volatile(&raw mut (*flow).checked, 0);
+        // The verdict has just compared the deadline with the clock.
+        ptr::write_volatile(&raw mut (*flow).checked, bpf_jiffies64());
         ptr::write_volatile(&raw mut (*flow).remote, *remote);
         let (rule, groups) = match rule {
             Some(rule) => (rule.number, rule.groups),

@@ -175,15 +175,24 @@ pub struct Service {
     /// Its path below the root.
     pub name: String,
     pub directory: PathBuf,
-    probe: String,
+    program: String,
 }
 
 impl Service {
-    /// The probe, to be started in it as an unprivileged user.
+    /// Its program, to be started in it as an unprivileged user.
     fn command(&self, words: &[&str]) -> Command {
         let script = format!("echo 0 > {}/cgroup.procs && exec \"$@\"", self.directory.display());
         let mut command = Command::new("sh");
-        command.args(["-c", &script, "sh", "setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", &self.probe]);
+        command.args([
+            "-c",
+            &script,
+            "sh",
+            "setpriv",
+            "--reuid=65534",
+            "--regid=65534",
+            "--clear-groups",
+            &self.program,
+        ]);
         command.args(words);
         command
     }
@@ -487,16 +496,21 @@ impl World {
 
     /// A cgroup of this world's own, as a service manager makes one for a service.
     pub fn service(&self, name: &str) -> Service {
+        self.service_of(name, self.probe())
+    }
+
+    /// The same with another program than the probe.
+    pub fn service_of(&self, name: &str, program: String) -> Service {
         let name = format!("{}-{name}.service", self.prefix());
         let directory = sys::cgroup::mount_point().unwrap().join(&name);
         fs::create_dir_all(&directory).unwrap();
-        Service { name, directory, probe: self.probe() }
+        Service { name, directory, program }
     }
 
     /// A cgroup that is there already, in which something is started.
     pub fn in_cgroup(&self, directory: &Path) -> Service {
         let name = directory.strip_prefix(sys::cgroup::mount_point().unwrap()).unwrap().to_str().unwrap().to_owned();
-        Service { name, directory: directory.to_owned(), probe: self.probe() }
+        Service { name, directory: directory.to_owned(), program: self.probe() }
     }
 
     /// What the metrics say of a name with these labels.

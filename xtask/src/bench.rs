@@ -20,7 +20,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         "build",
         "--locked",
         "--quiet",
-        "--release",
+        "--profile",
+        "measure",
         "--package",
         "clawguard",
         "--package",
@@ -28,5 +29,5 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         "--package",
         "bench",
     ]))?;
-    call(command(target().join("release/bench"), &[]).args(&arguments.names))
+    call(command(target().join("measure/bench"), &[]).args(&arguments.names))
 }

@@ -175,7 +175,8 @@ impl Core {
             .map_err(|error| failed("give the contract to the kernel", &error))?;
         self.serials.insert(serial, policy.hash);
         let samples = policy.kernel_groups.iter();
-        let samples = samples.filter_map(|group| Some((group.clone(), compile::sample(policy, group)?))).collect();
+        let samples =
+            samples.filter_map(|group| Some((group.clone(), policy::sample::sample(policy, group)?))).collect();
         let contract = InForce {
             slot,
             policy_id: policy.id.clone(),

@@ -6,7 +6,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use clawguard_common::{Cgroup, Groups, Hook, Host, JOB_LEVEL, JOB_NONE, Job, MAX_JOBS, MAX_LEVEL, NEVER, job};
+use clawguard_common::{
+    Cgroup, DEEPEST, Groups, Hook, Host, JOB_LEVEL, JOB_NONE, Job, MAX_JOBS, MAX_LEVEL, NEVER, job,
+};
 use sys::{bpf, cgroup};
 
 use crate::{Error, Fence, links::Changes};
@@ -134,7 +136,10 @@ impl Fence {
     fn add_level(&self, level: u32) {
         let offset = offset_of!(Host, levels);
         // Never taken back: a level too many costs unmanaged tasks one look-up.
-        self.maps.host.set(0, offset, self.maps.host.get(0, offset) | (1 << level));
+        let levels = self.maps.host.get(0, offset);
+        let deepest = (levels >> DEEPEST).max(u64::from(level));
+        let bits = levels & ((1 << DEEPEST) - 1) | (1 << level);
+        self.maps.host.set(0, offset, bits | deepest << DEEPEST);
     }
 
     /// Attaches the packet hooks to a cgroup outside the agents' slice.

@@ -6,7 +6,7 @@ use std::{
 };
 
 use claw::{Hash, time::Instant};
-use clawguard_common::{Addr, Endpoint, Reason, protocol, side};
+use clawguard_common::{Reason, protocol, side};
 
 use crate::{
     contract::{Allowed, Contract, Egress, OnBypass, Protocol, To, Tools},
@@ -15,6 +15,7 @@ use crate::{
     host::{HostFacts, McpServer},
     name::{HostName, HostPattern},
     net::{self, Cidr},
+    ranges::Ranges,
     special,
 };
 
@@ -322,13 +323,16 @@ impl<'a> Compiler<'a> {
             Allowed::Host(pattern) => Some(pattern),
             Allowed::Range(_) => None,
         }));
-        let range = |wanted: Cidr| {
-            allowlist.iter().any(|allowed| matches!(allowed, Allowed::Range(range) if range.covers(wanted)))
-        };
+        let mut ranges = Ranges::default();
+        for allowed in allowlist {
+            if let Allowed::Range(range) = allowed {
+                ranges.insert((), *range);
+            }
+        }
         for (i, entry) in self.contract.guard.egress.iter().enumerate() {
             let covered = match &entry.to {
                 To::Host(pattern) => hosts.covers(pattern),
-                To::Range(wanted) => range(*wanted),
+                To::Range(wanted) => ranges.around((), *wanted, 0),
             };
             if !covered {
                 return Err(Error::OutsideAllowlist { path: Source::Egress(i as u32).path() });
@@ -556,21 +560,18 @@ impl<'a> Compiler<'a> {
 
     /// An address in a special range is reached only by a CIDR that lies inside that range: never by a name.
     fn explicit_only(&mut self) {
-        let explicit: Vec<Rule> = self
-            .rules
-            .iter()
-            .filter(|rule| rule.range.bits < 128 || matches!(self.contract_entry(rule), Some(To::Range(_))))
-            .copied()
-            .collect();
+        let place = |rule: &Rule| (rule.side, rule.protocol, rule.port);
+        let mut explicit = Ranges::default();
+        for rule in &self.rules {
+            if rule.range.bits < 128 || matches!(self.contract_entry(rule), Some(To::Range(_))) {
+                explicit.insert(place(rule), rule.range);
+            }
+        }
         let mut refused = BTreeMap::new();
         self.rules.retain(|rule| {
             let by_name = rule.side == side::EGRESS && rule.reason == Reason::Allowed && rule.range.bits == 128;
             let Some(special) = special::of(rule.range.addr).filter(|_| by_name) else { return true };
-            let named = explicit.iter().any(|other| {
-                (other.side, other.protocol, other.port) == (rule.side, rule.protocol, rule.port)
-                    && special.range.covers(other.range)
-                    && other.range.covers(rule.range)
-            });
+            let named = explicit.around(place(rule), rule.range, special.range.bits);
             if !named {
                 refused.insert(rule.number, (rule.range.addr, special.range));
             }
@@ -795,41 +796,4 @@ fn tool_rule_about(tools: Option<&Tools>, server: &McpServer) -> Option<&'static
         Some(allow) if !allow.iter().any(whole) => Some("tools.allow"),
         _ => None,
     }
-}
-
-/// The rule that the kernel will find for an endpoint: an independent reading of the compiled rules, for tests and for
-/// telling what a contract allows.
-#[must_use]
-pub fn find(policy: &Policy, side: u8, protocol: u8, port: u16, addr: Addr) -> Option<&Rule> {
-    policy
-        .rules
-        .iter()
-        .filter(|rule| (rule.side, rule.protocol, rule.port) == (side, protocol, port) && rule.range.contains(addr))
-        .max_by_key(|rule| rule.range.bits)
-}
-
-/// An endpoint that the policy opens for a group, if there is one: what a proof of the switch can try.
-#[must_use]
-pub fn sample(policy: &Policy, group: &Group) -> Option<Endpoint> {
-    let in_group = |rule: &&Rule| {
-        rule.side == side::EGRESS
-            && rule.reason == Reason::Allowed
-            && policy.sets.get(usize::from(rule.set)).is_some_and(|set| set.contains(group))
-    };
-    policy.rules.iter().filter(in_group).find_map(|rule| {
-        candidates(rule.range).find(|addr| find(policy, rule.side, rule.protocol, rule.port, *addr) == Some(rule)).map(
-            |addr| Endpoint { addr, port: rule.port, protocol: rule.protocol, loopback: u8::from(addr.is_loopback()) },
-        )
-    })
-}
-
-/// A few addresses of a range: the first, its neighbour, and the middle, which is in none of the special ranges for the
-/// widest ranges there are.
-fn candidates(range: Cidr) -> impl Iterator<Item = Addr> {
-    let first = u128::from_be_bytes(range.addr.bytes());
-    let size = 1_u128.checked_shl(128 - u32::from(range.bits)).unwrap_or(0);
-    [0, 1, size / 2 + 1, size / 3 + 1]
-        .into_iter()
-        .filter(move |offset| size == 0 || *offset < size)
-        .map(move |offset| Addr::from_bytes(first.wrapping_add(offset).to_be_bytes()))
 }

@@ -13,7 +13,9 @@ pub mod host;
 mod models;
 pub mod name;
 pub mod net;
+mod ranges;
 mod read;
+pub mod sample;
 pub mod special;
 
 pub use compile::{Policy, compile};

@@ -86,6 +86,11 @@ impl Cidr {
         self.bits <= other.bits && self.contains(other.addr)
     }
 
+    /// The range of this prefix length around it.
+    pub(crate) fn wider(self, bits: u8) -> Self {
+        Self { addr: Addr::from_bytes((self.number() & Self::mask(bits)).to_be_bytes()), bits }
+    }
+
     fn new(ip: IpAddr, bits: u8) -> Self {
         let (addr, bits) = match ip {
             IpAddr::V4(_) => (addr(ip), bits + 96),

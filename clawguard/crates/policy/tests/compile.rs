@@ -7,11 +7,12 @@ use claw::{Hash, json, json::Limits};
 use clawguard_common::{Addr, Reason, protocol, side};
 use policy::{
     Contract, Finding, Group, HostFacts, Outcome, Policy,
-    compile::{Error, check, compile, find, sample},
+    compile::{Error, check, compile},
     contract,
     group::{Class, Risk},
     host::McpServer,
     net,
+    sample::{find, sample},
 };
 use proptest::prelude::*;
 

@@ -144,6 +144,8 @@ fn setup(script: &str, seen: &Arc<Mutex<Seen>>) -> anyhow::Result<()> {
     sniff(Arc::clone(seen))?;
     for port in ECHO {
         let tcp = TcpListener::bind(("::", port)).with_context(|| format!("tcp {port}"))?;
+        // A queue that overflows costs its caller a second.
+        nix::sys::socket::listen(&tcp, nix::sys::socket::Backlog::new(4096)?)?;
         thread::spawn(move || {
             for stream in tcp.incoming().flatten() {
                 thread::spawn(move || echo(stream));

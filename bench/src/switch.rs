@@ -1,0 +1,81 @@
+//! What a kill takes.
+
+use std::time::Instant;
+
+use e2e::Identity::Nobody;
+use serde_json::{Value, json};
+
+use crate::{
+    Line,
+    host::{Host, fsync_ms},
+    median, percentile,
+};
+
+fn contract() -> Value {
+    json!({ "egress": [
+        { "host": "crm.example", "groups": ["crm"] },
+        { "host": "crm.example", "ports": [7002], "protocol": "udp", "groups": ["crm"] },
+    ] })
+}
+
+/// The whole answer, with live connections to be destroyed.
+pub(crate) fn kill() -> Vec<Line> {
+    const KILLS: usize = 15;
+    [(0, "20 ms", 20.0), (1_000, "40 ms", 40.0), (10_000, "300 ms", 300.0)]
+        .into_iter()
+        .map(|(connections, promised, most)| {
+            let mut host = Host::new();
+            host.fence(contract());
+            host.world.use_contract("a", contract());
+            let kills = if connections < 1_000 { KILLS } else { 5 };
+            let mut took = Vec::new();
+            for _ in 0..kills {
+                let mut held =
+                    host.world.agent_on("a", Nobody, &["hold", &connections.to_string(), "203.0.113.10:443"]);
+                held.until("holding");
+                let started = Instant::now();
+                let (status, answer) = host.world.api("POST", "/v1/groups/crm/kill", r#"{"reason":"bench"}"#);
+                took.push(started.elapsed().as_secs_f64() * 1e3);
+                assert_eq!((status, answer["sockets_destroyed"].as_u64()), (200, Some(connections)), "{answer}");
+                assert_eq!(answer["sockets_left"], 0);
+                host.world.api("POST", "/v1/groups/crm/restore", r#"{"reason":"bench"}"#);
+                held.finish();
+            }
+            let (took, fsync) = (median(&mut took), fsync_ms(&host.world));
+            Line::new(
+                format!("a kill's whole answer with {connections} live connections, p50"),
+                format!("{took:.1} ms (an fsync here: {fsync:.2} ms)"),
+                promised,
+                took <= most + 2.0 * fsync,
+            )
+        })
+        .collect()
+}
+
+/// From the request to the first refusal, as the agent sees it.
+pub(crate) fn refusal() -> Vec<Line> {
+    let mut host = Host::new();
+    host.fence(contract());
+    let fenced = &host.fenced;
+    host.world.use_contract("timed", contract());
+    let mut agent = host.worker_on(fenced, &["spin", "203.0.113.10:7002"]);
+    let mut took: Vec<f64> = (0..200)
+        .map(|_| {
+            let asked = sys::clock::boot_ns();
+            let (_, answer) = host.world.api("POST", "/v1/groups/crm/kill", r#"{"reason":"bench"}"#);
+            let refused: u64 = agent.until("refused").split(' ').nth(1).unwrap().parse().unwrap();
+            host.world.api("POST", "/v1/groups/crm/restore", r#"{"reason":"bench"}"#);
+            agent.until("restored");
+            // The map is written so long after the daemon had the request, which was later than it was asked.
+            let written = asked + answer["effective_ns"].as_u64().unwrap();
+            refused.saturating_sub(written) as f64 / 1e6
+        })
+        .collect();
+    let (half, most) = (median(&mut took.clone()), percentile(&mut took, 99));
+    vec![Line::new(
+        "kill: map written → first refusal, the request's way to the daemon included",
+        format!("p50 {half:.3} ms, p99 {most:.3} ms"),
+        "1 ms p99",
+        most <= 1.0,
+    )]
+}
