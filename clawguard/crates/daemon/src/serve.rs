@@ -16,11 +16,13 @@ use fence::{AgentName, Canary, Fence, Places};
 use nix::fcntl::{Flock, FlockArg};
 use sd_notify::NotifyState;
 use serde_json::json;
-use sys::{clock::ClockWatch, reactor};
+use sys::{
+    clock::{ClockWatch, taken, ticker},
+    reactor,
+};
 use tokio::{
     net::{UnixListener, UnixStream},
     signal::unix::{SignalKind, signal},
-    time::{MissedTickBehavior, interval},
 };
 
 use crate::{
@@ -365,12 +367,15 @@ async fn serve(shared: Arc<Shared>, options: &Options, file: &Path) -> Result<()
     tokio::spawn(control::server::serve(control, crate::api::handler(Arc::clone(&shared))));
     tokio::spawn(serve_channel(channel, Arc::clone(&shared)));
     let mut gateway = (!options.external_gateway).then(Gateway::new);
-    let mut beat = interval(HEARTBEAT);
-    beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let beat = reactor::watch(ticker(HEARTBEAT).map_err(watched)?).map_err(watched)?;
     let mut beats = 0_u64;
     loop {
         tokio::select! {
-            _ = beat.tick() => {
+            ready = beat.readable() => {
+                if let Ok(mut ready) = ready {
+                    taken(beat.get_ref());
+                    ready.clear_ready();
+                }
                 tend_gateway(gateway.as_mut(), &shared);
                 on_beat(&mut shared.lock(), beats, &pace);
                 if beats == 0 {
@@ -399,7 +404,7 @@ async fn serve(shared: Arc<Shared>, options: &Options, file: &Path) -> Result<()
             }
             ready = clock.readable() => {
                 if let Ok(mut ready) = ready {
-                    set.taken();
+                    taken(&set);
                     ready.clear_ready();
                     if let Err(error) = set.arm() {
                         tracing::error!(%error, "changes of the clock are no longer noticed");

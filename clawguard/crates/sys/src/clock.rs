@@ -3,7 +3,7 @@
 use std::{
     io,
     os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd},
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use nix::time::{ClockId, clock_gettime};
@@ -33,6 +33,44 @@ pub fn boot_deadline(wall_ns_since_1970: u64) -> u64 {
     }
 }
 
+fn timer(clock: i32) -> io::Result<OwnedFd> {
+    // SAFETY: takes two integers and answers a new descriptor or an error.
+    let fd = check(unsafe { libc::timerfd_create(clock, libc::TFD_CLOEXEC | libc::TFD_NONBLOCK) })?;
+    // SAFETY: the descriptor is new and nobody else's.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+fn timespec(time: Duration) -> libc::timespec {
+    libc::timespec { tv_sec: time.as_secs() as i64, tv_nsec: i64::from(time.subsec_nanos()) }
+}
+
+fn set(timer: &OwnedFd, flags: i32, first: libc::timespec, then: libc::timespec) -> io::Result<()> {
+    use std::os::fd::AsRawFd;
+    let time = libc::itimerspec { it_interval: then, it_value: first };
+    // SAFETY: the pointer is to a live value; the old value is not asked for.
+    check(unsafe { libc::timerfd_settime(timer.as_raw_fd(), flags, &raw const time, std::ptr::null_mut()) })?;
+    Ok(())
+}
+
+/// A timer that becomes readable at once and then at every interval: exactly one wakeup each, where a runtime's own timers
+/// wake it on the way as well.
+///
+/// # Errors
+///
+/// If the kernel gives no timer.
+pub fn ticker(interval: Duration) -> io::Result<OwnedFd> {
+    let ticker = timer(libc::CLOCK_MONOTONIC)?;
+    set(&ticker, 0, timespec(Duration::from_nanos(1)), timespec(interval))?;
+    Ok(ticker)
+}
+
+/// Takes a timer's news, so that it is no longer readable.
+pub fn taken(timer: impl AsFd) {
+    let mut buffer = [0_u8; 8];
+    // Of a watched clock, ECANCELED is the news itself.
+    let _ = nix::unistd::read(timer, &mut buffer);
+}
+
 /// Becomes readable when somebody sets the wall clock (`TFD_TIMER_CANCEL_ON_SET`, timerfd_create(2)).
 #[derive(Debug)]
 pub struct ClockWatch(OwnedFd);
@@ -44,10 +82,7 @@ impl ClockWatch {
     ///
     /// If the kernel gives no timer.
     pub fn new() -> io::Result<Self> {
-        // SAFETY: takes two integers and answers a new descriptor or an error.
-        let fd = check(unsafe { libc::timerfd_create(libc::CLOCK_REALTIME, libc::TFD_CLOEXEC | libc::TFD_NONBLOCK) })?;
-        // SAFETY: the descriptor is new and nobody else's.
-        let watch = Self(unsafe { OwnedFd::from_raw_fd(fd as i32) });
+        let watch = Self(timer(libc::CLOCK_REALTIME)?);
         watch.arm()?;
         Ok(watch)
     }
@@ -58,22 +93,9 @@ impl ClockWatch {
     ///
     /// If the kernel refuses the timer.
     pub fn arm(&self) -> io::Result<()> {
-        use std::os::fd::AsRawFd;
-        let far = libc::itimerspec {
-            it_interval: libc::timespec { tv_sec: 0, tv_nsec: 0 },
-            it_value: libc::timespec { tv_sec: i64::from(i32::MAX), tv_nsec: 0 },
-        };
+        let far = timespec(Duration::from_secs(i32::MAX as u64));
         let flags = libc::TFD_TIMER_ABSTIME | libc::TFD_TIMER_CANCEL_ON_SET;
-        // SAFETY: the pointer is to a live value; the old value is not asked for.
-        check(unsafe { libc::timerfd_settime(self.0.as_raw_fd(), flags, &raw const far, std::ptr::null_mut()) })?;
-        Ok(())
-    }
-
-    /// Takes the news, so that the descriptor is no longer readable.
-    pub fn taken(&self) {
-        let mut buffer = [0_u8; 8];
-        // ECANCELED is the news itself.
-        let _ = nix::unistd::read(&self.0, &mut buffer);
+        set(&self.0, flags, far, timespec(Duration::ZERO))
     }
 }
 
