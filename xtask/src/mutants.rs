@@ -102,7 +102,7 @@ fn copy_sources() -> Result<PathBuf> {
     fs::create_dir_all(&tree)?;
     let script = "git ls-files -z --cached --others --exclude-standard | \
         xargs -0 sh -c 'for f; do [ -e \"$f\" ] && printf \"%s\\0\" \"$f\"; done' sh | \
-        cpio --quiet -0 -pdmu \"$0\"";
+        tar --create --null --files-from=- | tar --extract --directory=\"$0\"";
     call(command("sh", &["-c", script]).arg(&tree))?;
     Ok(tree)
 }
@@ -110,11 +110,12 @@ fn copy_sources() -> Result<PathBuf> {
 /// Whether the mutant's test goes red. It must be green without the mutant, which `cargo xtask test` shows.
 fn noticed(tree: &Path, mutant: &Mutant) -> Result<bool> {
     let patch = |reverse: bool| {
-        let mut patch = command("patch", &["--quiet", "--strip=1", "--no-backup-if-mismatch", "--input"]);
-        patch.arg(&mutant.patch).current_dir(tree);
+        let mut patch = command("git", &["apply"]);
         if reverse {
             patch.arg("--reverse");
         }
+        // The copy lies within the repository and is none of its business.
+        patch.arg(&mutant.patch).current_dir(tree).env("GIT_CEILING_DIRECTORIES", tree.parent().unwrap_or(tree));
         call(&mut patch)
     };
     patch(false).with_context(|| format!("{} does not apply any more", mutant.patch.display()))?;
