@@ -233,6 +233,9 @@ pub struct World {
     config: String,
 }
 
+/// Of the key that signs the contracts of tests.
+const SEED: [u8; 32] = [7; 32];
+
 const HOSTS: &str = "\n[hosts]\n\
     \"crm.example\" = [\"203.0.113.10\", \"2001:db8::10\"]\n\
     \"chat.example\" = [\"203.0.113.20\"]\n\
@@ -255,10 +258,28 @@ impl World {
         copy(&probe_path(), &directory.join("probe"));
         let mut far = Far::start(&directory.join("probe"));
         network(&mut far);
-        let key = PrivateKey::from_seed(&[7; 32]);
+        let key = PrivateKey::from_seed(&SEED);
         let config = format!("[trust]\nwpc_signers = [\"{}\"]\n{HOSTS}", key.did());
         let world = Self { directory, far, key, daemon: None, sequence: 0, config };
         world.configure("");
+        world
+    }
+
+    /// Another instance on the same host.
+    pub fn sibling(&self) -> Self {
+        let directory = self.directory.with_extension(format!("sibling-{}", WORLDS.fetch_add(1, Ordering::SeqCst)));
+        fs::create_dir_all(directory.join("etc/clawguard")).unwrap();
+        copy(&probe_path(), &directory.join("probe"));
+        let far = Far::start(&directory.join("probe"));
+        let world = Self {
+            directory,
+            far,
+            key: PrivateKey::from_seed(&SEED),
+            daemon: None,
+            sequence: 0,
+            config: self.config.clone(),
+        };
+        world.configure("[metrics]\nlisten = \"127.0.0.1:9478\"");
         world
     }
 
@@ -557,6 +578,7 @@ impl World {
         let mut files: Vec<PathBuf> = fs::read_dir(self.directory.join("var/lib/clawguard/audit"))
             .unwrap()
             .map(|entry| entry.unwrap().path())
+            .filter(|path| path.extension().is_some_and(|extension| extension == "jsonl"))
             .collect();
         files.sort();
         for file in files {

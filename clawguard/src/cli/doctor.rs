@@ -64,13 +64,13 @@ fn read(path: &str) -> String {
     fs::read_to_string(path).unwrap_or_default().trim().to_owned()
 }
 
-/// `bpf_iter` over socket storage, `SO_NETNS_COOKIE` and batches are all there from 5.15 on.
+/// `bpf_iter` over socket storage, `SO_NETNS_COOKIE` and batches are all there from 5.15 on; `bpf_set_retval` from 5.18.
 fn kernel() -> Finding {
     let release = read("/proc/sys/kernel/osrelease");
     let mut numbers = release.split(['.', '-']).map(|part| part.parse::<u32>().unwrap_or(0));
     let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
-    let grade = if version >= (5, 15) { Grade::Ok } else { Grade::Fail };
-    finding(grade, "kernel 5.15 or later", release)
+    let grade = if version >= (5, 18) { Grade::Ok } else { Grade::Fail };
+    finding(grade, "kernel 5.18 or later", release)
 }
 
 fn cgroups() -> Finding {

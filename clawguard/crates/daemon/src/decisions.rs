@@ -148,7 +148,9 @@ impl Core {
             Reason::SocketOption => "it would send what the fence cannot judge".into(),
             Reason::Inbound => format!("no listen rule of {contract} names that address and port"),
             Reason::Malformed => "the packet has IP options, extension headers or no whole header".into(),
-            Reason::ModelDirect => format!("it is a model provider's host, and {contract} names another way to models"),
+            Reason::ModelDirect => {
+                format!("it is a model provider's host, and {contract} does not name it as the way to models")
+            }
             Reason::Loopback => format!("the service there is not the job's own, and no rule of {contract} names it"),
             Reason::Internal => "a look-up that may not fail failed".into(),
         };

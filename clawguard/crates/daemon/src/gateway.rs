@@ -15,7 +15,7 @@ use clawguard_common::{Reason, protocol, side};
 use control::channel::{Ask, LONGEST, Told};
 use fence::{AgentName, JobId};
 use policy::{
-    Group, Policy,
+    Policy,
     compile::{Rule, Source},
     contract::OnBypass,
     net,
@@ -113,7 +113,8 @@ fn contract(listen: SocketAddr) -> Policy {
         not_after: None,
         unix_sockets: true,
         on_bypass: OnBypass::Alert,
-        sets: vec![BTreeSet::from([Group::all()])],
+        // In no group: who takes everything away from the agents still wants to see what they try.
+        sets: vec![BTreeSet::new()],
         rules: rules.collect(),
         kernel_groups: BTreeSet::new(),
         gateway_groups: BTreeSet::new(),

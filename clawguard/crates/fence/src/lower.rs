@@ -34,8 +34,8 @@ pub fn lower(policy: &Policy, numbering: &dyn Numbering) -> io::Result<Lowered> 
         .sets
         .iter()
         .map(|set| {
-            // Whatever else it belongs to, `all` takes it away.
-            let mut groups = Groups::one(group::ALL);
+            // Whatever else it belongs to, `all` takes it away. Only the gateway's own listener is in no group at all.
+            let mut groups = if set.is_empty() { Groups::default() } else { Groups::one(group::ALL) };
             for name in set {
                 match numbering.number(name) {
                     Some(number) => groups.insert(number),
