@@ -146,6 +146,11 @@ fn an_older_contract_comes_back_only_on_purpose() {
     let older = world.sign(&older);
     world.use_contract("a", json!({ "sequence": 8, "egress": [{ "host": "crm.example" }] }));
     refused(&world, &older, "its sequence is 7, and 8 was accepted for policy_id test before");
+    // For one job: the same.
+    let path = older.to_str().unwrap();
+    let run = world.clawguard(&["run", "--agent", "a", "--wpc", path, "--user", "nobody", "--", "true"]);
+    assert_eq!(run.status, 4, "{}", run.err);
+    assert!(run.err.contains("8 was accepted"), "{}", run.err);
     // For another agent, after a restart, and by the configuration: the same.
     world.sigkill();
     world.configure(&format!("[[agent]]\nname = \"b\"\nwpc = \"{}\"", older.display()));
@@ -154,7 +159,6 @@ fn an_older_contract_comes_back_only_on_purpose() {
     let status = world.json(&["status"]);
     let b = status["agents"].as_array().unwrap().iter().find(|agent| agent["name"] == "b").unwrap();
     assert!(b["problem"].as_str().unwrap().contains("its sequence is 7"), "{b}");
-    let path = older.to_str().unwrap();
     assert_eq!(
         world.clawguard(&["wpc", "use", path, "--agent", "a", "--allow-rollback"]).status,
         2,

@@ -363,3 +363,42 @@ fn a_kill_on_a_full_disk_holds_and_says_that_it_is_not_remembered() {
     world.clawguard(&["uninstall"]).ok();
     assert!(std::process::Command::new("umount").arg(&state).status().unwrap().success());
 }
+
+#[test]
+fn one_group_that_is_not_there_does_not_keep_the_others_up() {
+    let mut world = World::up();
+    world.use_contract("a", contract());
+    let run = world.clawguard(&["kill", "crmm", "crm", "media", "--reason", "test"]);
+    assert_eq!(run.status, 1);
+    assert!(run.err.contains("there is no group crmm"), "{}", run.err);
+    assert_eq!(world.agent("a", Nobody, &["tcp", "203.0.113.10:443", "x"]).ok().out, "EPERM");
+    assert_eq!(world.agent("a", Nobody, &["tcp", "203.0.113.30:443", "x"]).ok().out, "EPERM");
+    let answers = world.json(&["restore", "crm", "media", "--reason", "test"]);
+    assert_eq!(answers.as_array().map(Vec::len), Some(2));
+}
+
+#[test]
+fn a_kill_of_one_job_ends_with_the_job() {
+    let mut world = World::up();
+    world.use_contract("a", contract());
+    let mut talk = world.agent_on("a", Nobody, &["talk", "203.0.113.20:443"]);
+    talk.until("connected");
+    let jobs = world.json(&["status"])["jobs"].clone();
+    let job =
+        jobs.as_array().unwrap().iter().find(|job| job["agent"] == "a").unwrap()["id"].as_str().unwrap().to_owned();
+    world.json(&["kill", "crm", "--job", &job, "--reason", "test"]);
+    assert_eq!(world.json(&["status"])["kills"].as_array().map(Vec::len), Some(1));
+    drop(talk);
+    world.eventually("no kill", |world| world.json(&["status"])["kills"].as_array().is_some_and(Vec::is_empty));
+}
+
+#[test]
+fn a_hook_that_somebody_takes_off_is_seen() {
+    let mut world = World::up();
+    assert_eq!(world.metric("clawguard_hook_armed{hook=\"connect4\"}"), 1.0);
+    let link = world.pins().join(format!("v{}/links/connect4", 1));
+    sys::bpf::link_detach(sys::bpf::pinned(&link).unwrap()).unwrap();
+    assert_eq!(world.metric("clawguard_hook_armed{hook=\"connect4\"}"), 0.0);
+    assert_eq!(world.metric("clawguard_hook_armed{hook=\"connect6\"}"), 1.0);
+    world.stop();
+}

@@ -24,7 +24,7 @@ enum Verb {
     Verify {
         /// A directory of audit files, or one file, instead of this host's.
         path: Option<PathBuf>,
-        /// Whose checkpoints count. Without it, whose they are is said, not judged.
+        /// Whose checkpoints count. Without it: this host's, for its own chain; of another, whose they are is said.
         #[arg(long, value_name = "DID")]
         signer: Option<Did>,
     },
@@ -39,8 +39,10 @@ enum Verb {
 pub(crate) fn run(context: &Context, arguments: &Arguments) -> Done {
     match &arguments.verb {
         Verb::Verify { path, signer } => {
+            // This host's own chain counts by this host's own key.
+            let own = if path.is_none() { ::daemon::host_did(&context.paths.host_key()) } else { None };
             let path = path.clone().unwrap_or_else(|| context.paths.audit());
-            verify(context, &path, *signer)
+            verify(context, &path, signer.or(own))
         }
         Verb::Tail { lines } => tail(context, *lines),
     }
@@ -108,8 +110,13 @@ fn verify(context: &Context, path: &Path, signer: Option<Did>) -> Done {
             )
         }
     })?;
-    // An empty chain proves nothing.
-    if broken.is_some() { Err(Failure::Status(1)) } else { Ok(()) }
+    if broken.is_some() {
+        return Err(Failure::Status(1));
+    }
+    if verifier.head().next == 0 {
+        return Err(Failure::Failed("the chain is empty, and proves nothing".into()));
+    }
+    Ok(())
 }
 
 fn tail(context: &Context, lines: usize) -> Done {

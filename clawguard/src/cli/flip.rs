@@ -81,14 +81,27 @@ fn flip(context: &Context, arguments: &FlipArguments, verb: &str) -> Done {
     let client = context.client();
     let body =
         FlipBody { reason: arguments.reason.clone(), agent: arguments.agent.clone(), job: arguments.job.clone() };
-    let mut unsaved = false;
+    let mut answers = Vec::new();
+    let mut failed = None;
+    // One that fails must not keep the others from being taken away.
     for group in &arguments.groups {
         let path = format!("/v1/groups/{}/{verb}", encode(group));
-        let answer: FlipAnswer = context.wait(client.send(Method::POST, &path, &body))?;
-        unsaved |= !answer.persisted;
-        context.print(&answer, told)?;
+        match context.wait::<FlipAnswer>(client.send(Method::POST, &path, &body)) {
+            Ok(answer) => answers.push(answer),
+            Err(failure) => {
+                if let Some(before) = failed.replace(failure) {
+                    before.report();
+                }
+            }
+        }
     }
-    remembered(unsaved)
+    let unsaved = answers.iter().any(|answer| !answer.persisted);
+    match answers.as_slice() {
+        [] => {}
+        [answer] if arguments.groups.len() == 1 => context.print(answer, told)?,
+        several => context.print(&several, |several| several.iter().map(told).collect())?,
+    }
+    failed.map_or_else(|| remembered(unsaved), Err)
 }
 
 pub(crate) fn mode(context: &Context, arguments: &ModeArguments) -> Done {
@@ -102,7 +115,7 @@ pub(crate) fn mode(context: &Context, arguments: &ModeArguments) -> Done {
 /// A flip that is in force but not on disk is not what was asked for.
 fn remembered(unsaved: bool) -> Done {
     if unsaved {
-        return Err(Failure::Failed("in force, but not on disk: it holds until the next reboot".into()));
+        return Err(Failure::Failed("in force, but not on disk yet: it holds until the daemon starts anew, and is written as soon as there is room".into()));
     }
     Ok(())
 }

@@ -158,7 +158,8 @@ fn has_contract(context: &Context, agent: &AgentName) -> Done {
     Ok(())
 }
 
-/// The drop-in. Enrolment is the first thing that runs, as root; should it fail, the service does not start.
+/// The drop-in. Enrolment runs, as root, before the service does; should it fail, the service does not start. Lines of the
+/// unit's own before it are in the agents' slice, where nothing is reached without a job.
 fn drop_in(context: &Context, places: &Places, agent: &AgentName, arguments: &Arguments) -> String {
     let executable = std::env::current_exe().unwrap_or_else(|_| Path::new("/usr/bin/clawguard").to_owned());
     let root = context.root.as_ref().map_or_else(String::new, |root| format!(" --root {}", root.display()));

@@ -247,7 +247,16 @@ fn check(context: &Context, file: &Path, config: Option<&Path>) -> Done {
             policy.rules.len(),
             groups.join(" ")
         )
-    })
+    })?;
+    // What the daemon would not take is no success.
+    let now = Instant(sys::clock::wall_ns());
+    let why = match (trusted, policy.not_before, policy.not_after) {
+        (Some(false), _, _) => "its signer is not trusted here",
+        (_, Some(from), _) if from > now => "it is not in force yet",
+        (_, _, Some(to)) if to <= now => "it has expired",
+        _ => return Ok(()),
+    };
+    Err(refused(&format!("it would be refused: {why}")))
 }
 
 /// A contract by file or by hash, as a request's body has it.

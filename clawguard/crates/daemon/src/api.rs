@@ -156,7 +156,7 @@ fn start_job(shared: &Shared, call: &Call) -> Answer<Reply> {
             };
             let judged = judge(bytes, &config, &facts)?;
             shared.load(&judged)?;
-            shared.lock().keep_contract(&judged)?;
+            shared.lock().accept_for_job(&judged)?;
             Some(judged.policy.hash)
         }
     };
@@ -178,7 +178,16 @@ fn decisions(shared: &Shared, call: &Call) -> Answer<Reply> {
     let mut core = shared.lock();
     if call.stream {
         let (sender, receiver) = tokio::sync::mpsc::channel(1024);
-        core.followers.push_back(sender);
+        let job = call.value("job").map(str::to_owned);
+        if call.value("since").is_some() {
+            for view in core.recent.since(since, job.as_deref()) {
+                let text = serde_json::to_string(&view).unwrap_or_default();
+                if sender.try_send(text).is_err() {
+                    core.counters.lost_followers.inc();
+                }
+            }
+        }
+        core.followers.push_back((job, sender));
         return Ok(Reply::Events(receiver));
     }
     core.end_interval();
@@ -257,7 +266,10 @@ impl Core {
             abi: clawguard_common::ABI,
             started_at: self.started_at.format(),
             host_did: self.host_did().to_string(),
-            hooks: Hook::ALL.into_iter().map(|hook| (hook.label().to_owned(), self.armed)).collect(),
+            hooks: Hook::ALL
+                .into_iter()
+                .map(|hook| (hook.label().to_owned(), self.armed && self.fence.attached(hook)))
+                .collect(),
             mode: self.switch.mode.to_string(),
             kills: kills.collect(),
             agents: agents.collect(),

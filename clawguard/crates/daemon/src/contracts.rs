@@ -215,7 +215,7 @@ impl Core {
             *highest = judged.policy.sequence;
         }
         self.save_ledger().inspect_err(|_| self.ledger = before.clone())?;
-        let ticket = self.record_grant(
+        let recorded = self.record_grant(
             Kind::Contract,
             &json!({
                 "agent": agent.as_str(),
@@ -228,7 +228,16 @@ impl Core {
                 "rollback": terms.rollback,
                 "actor": terms.actor,
             }),
-        )?;
+        );
+        let ticket = match recorded {
+            Ok(ticket) => ticket,
+            // What was refused must not come into force at the next start.
+            Err(refused) => {
+                self.ledger = before;
+                self.save_ledger()?;
+                return Err(refused);
+            }
+        };
         let agent_slot = self.point(agent, hash)?;
         let severed = self.end_disallowed(|fence, job| fence.agent_of(job) == agent_slot)?;
         self.drop_unused_contracts();
@@ -302,12 +311,22 @@ impl Core {
         }
     }
 
+    /// Takes a contract for one job: no older than what was accepted before, kept, and its sequence remembered.
+    pub(crate) fn accept_for_job(&mut self, judged: &Judged) -> Answer<()> {
+        self.check_sequence(&judged.policy, &Terms::default())?;
+        self.keep_contract(judged)?;
+        let highest = self.ledger.sequences.entry(judged.policy.id.clone()).or_default();
+        if *highest < judged.policy.sequence {
+            *highest = judged.policy.sequence;
+            self.save_ledger()?;
+        }
+        Ok(())
+    }
+
     /// Keeps an accepted contract, by hash.
     pub(crate) fn keep_contract(&mut self, judged: &Judged) -> Answer<()> {
         let path = self.paths.contracts().join(format!("{}.json", judged.policy.hash));
-        if path.exists() {
-            return Ok(());
-        }
+        // Whatever was kept under this name before: somebody may have changed it.
         sys::file::replace(&path, &judged.bytes, 0o600).map_err(|error| failed("keep the contract", &error))
     }
 

@@ -12,7 +12,7 @@ use control::api::{Code, ErrorDetail};
 use evidence::chain::Kind;
 use fence::{AgentName, Canary, Fence};
 use policy::HostFacts;
-use serde_json::Value;
+use serde_json::{Value, json};
 use switch::State;
 use sys::clock;
 
@@ -53,8 +53,10 @@ pub(crate) struct Core {
     pub(crate) executable: PathBuf,
     /// What went wrong and still is, by what it concerns.
     pub(crate) problems: BTreeMap<String, String>,
+    /// Sockets from outside that stay where they are and were told: the job, and what they are.
+    pub(crate) imported_told: std::collections::HashSet<(fence::JobId, String)>,
     pub(crate) watch: crate::watch::Watch,
-    pub(crate) followers: VecDeque<tokio::sync::mpsc::Sender<String>>,
+    pub(crate) followers: VecDeque<Follower>,
 }
 
 /// An agent, as the running daemon sees it.
@@ -69,6 +71,10 @@ pub(crate) struct Agent {
 
 /// The name under which a problem with the audit chain is kept.
 const AUDIT: &str = "audit";
+/// Who follows decisions: those of one job, or all, and where to.
+pub(crate) type Follower = (Option<String>, tokio::sync::mpsc::Sender<String>);
+/// The problem of a switch that is not on disk.
+pub(crate) const SWITCH: &str = "switch";
 
 /// A result that an API caller can be told.
 pub(crate) type Answer<T> = Result<T, ErrorDetail>;
@@ -162,6 +168,34 @@ impl Core {
         if self.problems.insert(AUDIT.into(), text).is_none() {
             tracing::error!(%error, "the audit chain cannot be written: new grants are refused, records wait in memory");
         }
+    }
+
+    /// Writes the switch down, as it is; what the disk refuses is tried again at every beat.
+    pub(crate) fn switch_is_saved(&mut self) {
+        match self.save_switch(&self.switch) {
+            Ok(()) => drop(self.problems.remove(SWITCH)),
+            Err(why) => {
+                self.problems.insert(SWITCH.into(), format!("the switch is in force, but not on disk: {why}"));
+            }
+        }
+    }
+
+    /// What an auditor wants to know of the configuration in force.
+    pub(crate) fn note_configuration(&mut self) {
+        let agents: Vec<Value> = self
+            .config
+            .agent
+            .iter()
+            .map(|agent| {
+                json!({ "name": agent.name.as_str(), "mode": agent.mode.label(), "wpc": agent.wpc,
+                    "match": agent.r#match.as_ref().map(ToString::to_string) })
+            })
+            .collect();
+        let signers: Vec<String> = self.config.trust.wpc_signers.iter().map(|did| did.0.to_string()).collect();
+        let hosts: BTreeMap<String, &Vec<std::net::IpAddr>> =
+            self.config.hosts.iter().map(|(name, addresses)| (name.0.to_string(), addresses)).collect();
+        let digest = serde_json::to_vec(&hosts).map(|bytes| Hash::of(&bytes).to_string()).unwrap_or_default();
+        self.note(Kind::Configuration, json!({ "wpc_signers": signers, "agents": agents, "hosts_sha256": digest }));
     }
 
     /// Puts the ledger on disk.

@@ -273,9 +273,9 @@ impl Core {
     /// Tells those who follow. Who does not keep up misses some, and can ask again.
     fn follow(&mut self, view: &DecisionView) {
         let Ok(text) = serde_json::to_string(view) else { return };
-        self.followers.retain(|follower| !follower.is_closed());
-        for follower in &self.followers {
-            if follower.try_send(text.clone()).is_err() {
+        self.followers.retain(|(_, follower)| !follower.is_closed());
+        for (job, follower) in &self.followers {
+            if job.as_ref().is_none_or(|job| *job == view.job) && follower.try_send(text.clone()).is_err() {
                 self.counters.lost_followers.inc();
             }
         }

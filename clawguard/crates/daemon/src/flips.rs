@@ -14,7 +14,7 @@ use switch::{Actor, Change, Flipped, Kill, Mode, Proof, State, Target, Whose};
 
 use crate::{
     audit::Ticket,
-    core::{Answer, Core, failed, refuse},
+    core::{Answer, Core, SWITCH, failed, refuse},
 };
 
 fn word(proof: Proof) -> String {
@@ -315,7 +315,8 @@ impl Core {
             return refuse(Code::NotFound, format!("there is no {}", flip.whose), "");
         };
         let groups = flip.next.groups(&flip.whose, &self.ledger.numbers);
-        let given_back = flip.next.kills.len() < self.switch.kills.len() || flip.state == "normal";
+        let now = self.switch.groups(&flip.whose, &self.ledger.numbers);
+        let given_back = now.0.iter().zip(groups.0).any(|(now, next)| now & !next != 0);
         if given_back {
             self.may_grant()?;
         }
@@ -341,6 +342,11 @@ impl Core {
             );
         }
         self.switch = flip.next;
+        if let Err(why) = &done.persisted {
+            self.problems.insert(SWITCH.into(), format!("the switch is in force, but not on disk: {why}"));
+        } else {
+            self.problems.remove(SWITCH);
+        }
         let mut answer = FlipAnswer {
             group: flip.group,
             state: flip.state.into(),
@@ -373,7 +379,7 @@ impl Core {
             return refuse(
                 Code::Unproven,
                 format!("{} is {} in the kernel, but {trouble}", answer.group, answer.state),
-                "`clawguard mode lockdown` stops everything; `clawguard doctor` tests every hook",
+                "`clawguard mode lockdown` stops everything; `clawguard drill` tries the switch again",
             );
         }
         if !proven {
@@ -386,7 +392,7 @@ impl Core {
                     answer.canary.after,
                     word(flip.expected)
                 ),
-                "`clawguard doctor` tests every hook; `clawguard mode lockdown` stops everything",
+                "`clawguard drill` tries the switch again; `clawguard mode lockdown` stops everything",
             );
         }
         Ok((answer, ticket))
@@ -426,7 +432,8 @@ impl Core {
         };
         let done = switch::rehearse(&self.fence, canary, &Groups::one(number), &targets);
         let again = switch::rehearse(&self.fence, canary, &Groups::default(), &targets);
-        let passed = done.after == Proof::Refused && again.after == done.before;
+        // A group that something else holds down proves nothing; neither does one that opens nothing.
+        let passed = done.before == Proof::Accepted && done.after == Proof::Refused && again.after == done.before;
         Ok(DrillView {
             group: group.to_string(),
             live: false,
@@ -443,8 +450,10 @@ impl Core {
             return refuse(Code::Conflict, format!("{group} is killed: a drill would restore it"), "restore it first");
         }
         let body = FlipBody { reason: "drill".into(), agent: None, job: None };
-        let (down, _) = self.kill(name, &body, actor.clone(), Instant::now())?;
+        let down = self.kill(name, &body, actor.clone(), Instant::now());
+        // Given back whatever the kill came to.
         let (up, _) = self.restore(name, &body, actor.clone(), Instant::now())?;
+        let (down, _) = down?;
         let passed = down.canary.after == "refused" && up.canary.after == down.canary.before;
         Ok(DrillView {
             group: group.to_string(),

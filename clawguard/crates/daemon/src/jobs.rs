@@ -402,6 +402,13 @@ impl Core {
         }
         self.save_jobs();
         self.drop_unused_contracts();
+        self.imported_told.retain(|(job, _)| job != id);
+        // Nothing is left that a kill of this one job could hold down.
+        let before = self.switch.kills.len();
+        self.switch.kills.retain(|kill| !matches!(&kill.whose, switch::Whose::Job(job) if job == id));
+        if self.switch.kills.len() != before {
+            self.switch_is_saved();
+        }
     }
 
     /// Looks after all jobs.
@@ -525,6 +532,10 @@ impl Core {
             }
         };
         for socket in found {
+            // One that could not be ended, or may stay in observe mode, is told once.
+            if !socket.destroyed && !self.imported_told.insert((id.clone(), socket.what.clone())) {
+                continue;
+            }
             self.counters.alert(&agent, "imported_socket", 1);
             self.counters.sockets_destroyed.inc_by(u64::from(socket.destroyed));
             tracing::warn!(job = %id, pid = socket.pid, what = socket.what, destroyed = socket.destroyed,

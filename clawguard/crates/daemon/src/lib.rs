@@ -20,7 +20,7 @@ pub mod paths;
 mod serve;
 mod watch;
 
-pub use serve::{Error, Options, host_key, run};
+pub use serve::{Error, Options, host_did, host_key, run};
 
 /// The name of the agent that the gateway is.
 pub const GATEWAY: &str = "gateway";

@@ -93,9 +93,10 @@ impl Core {
         let now = Snapshot(Registry::new());
         let build = now.whole("clawguard_build_info", "The running version", &["version", "abi"])?;
         build.with_label_values(&[env!("CARGO_PKG_VERSION"), &clawguard_common::ABI.to_string()]).set(1);
-        let armed = now.whole("clawguard_hook_armed", "Whether the hook's self-test passed", &["hook"])?;
+        let armed =
+            now.whole("clawguard_hook_armed", "Whether the hook passed its self-test and is attached now", &["hook"])?;
         for hook in Hook::ALL {
-            armed.with_label_values(&[hook.label()]).set(i64::from(self.armed));
+            armed.with_label_values(&[hook.label()]).set(i64::from(self.armed && self.fence.attached(hook)));
         }
         let beat_ago = sys::clock::boot_ns().saturating_sub(self.fence.last_beat());
         let beat = sys::clock::wall_ns().saturating_sub(beat_ago) as f64 / 1e9;

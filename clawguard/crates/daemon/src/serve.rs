@@ -29,7 +29,7 @@ use crate::{
     audit::{AuditLog, found_record},
     config::{self, AgentMode, Config},
     contracts::{Terms, judge},
-    core::{Agent, Core, Shared},
+    core::{Agent, Core, SWITCH, Shared},
     decisions::Recent,
     gateway::{self, Gateway},
     ledger::{self, Ledger},
@@ -136,6 +136,13 @@ fn only_one(path: &Path) -> Result<Flock<File>, Error> {
     Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| Error::Running(path.to_owned()))
 }
 
+/// Whose key signs this host's chain, if it has one that the caller may read.
+#[must_use]
+pub fn host_did(path: &Path) -> Option<claw::key::Did> {
+    let text = fs::read_to_string(path).ok()?;
+    PrivateKey::from_jwk(&text).ok().map(|key| key.did())
+}
+
 /// The host's own key; made when there is none.
 ///
 /// # Errors
@@ -182,6 +189,7 @@ fn start(paths: Paths, config: Config) -> Result<Core, Error> {
         owners: HashMap::new(),
         serials: HashMap::new(),
         problems: BTreeMap::new(),
+        imported_told: std::collections::HashSet::new(),
         followers: VecDeque::new(),
         started_at: Core::now(),
         executable,
@@ -212,6 +220,7 @@ fn start(paths: Paths, config: Config) -> Result<Core, Error> {
         json!({ "version": env!("CARGO_PKG_VERSION"), "abi": clawguard_common::ABI,
         "host_did": core.host_did().to_string() }),
     );
+    core.note_configuration();
     if let Some(body) = found_record(&found) {
         tracing::error!(%body, "the audit chain was found damaged");
         core.problems.insert("audit-found".into(), format!("the audit chain was found damaged at start: {body}"));
@@ -299,7 +308,12 @@ fn restore_agent(shared: &Shared, name: &AgentName, configured: Option<&str>) ->
             shared.put_in_force(name, bytes, &terms).map(drop).map_err(|error| error.message)
         }
         // The configuration no longer names one: what an operator put in force by hand goes with it.
-        (Some(_), None) | (None, None) => Ok(()),
+        (Some(_), None) | (None, None) => {
+            if let Ok(entry) = shared.lock().agent(name) {
+                entry.wpc = None;
+            }
+            Ok(())
+        }
     }
 }
 
@@ -340,7 +354,10 @@ fn reload(shared: &Shared, file: &Path) {
         core.retire_contracts();
     }
     put_contracts_in_force(shared);
-    shared.lock().drop_retired_contracts();
+    let mut core = shared.lock();
+    core.drop_retired_contracts();
+    core.note_configuration();
+    drop(core);
     tracing::info!("the configuration was taken anew");
 }
 
@@ -449,6 +466,9 @@ fn on_beat(core: &mut Core, beats: u64, pace: &config::Audit) {
     core.tell_expiries();
     core.match_agents();
     core.tend_audit();
+    if core.problems.contains_key(SWITCH) {
+        core.switch_is_saved();
+    }
     let every = |seconds: u64| beats.is_multiple_of(seconds.max(1));
     if every(pace.imported_interval_seconds) {
         core.look_for_all_imported();

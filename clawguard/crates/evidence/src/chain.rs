@@ -26,10 +26,12 @@ pub enum Kind {
     Torn,
     /// A group was killed or restored, or the mode changed.
     Flip,
-    /// A flip that was not proven, or was refused.
+    /// A flip that was not proven.
     FlipFailed,
-    /// A contract came into force, or was refused.
+    /// A contract came into force.
     Contract,
+    /// A configuration came into force.
+    Configuration,
     /// A job began.
     JobStart,
     /// A job ended.

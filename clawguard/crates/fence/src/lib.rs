@@ -200,6 +200,14 @@ impl Fence {
         &self.places
     }
 
+    /// Whether a hook is still attached, with this process's program behind it: asked of the kernel through the pin.
+    #[must_use]
+    pub fn attached(&self, hook: Hook) -> bool {
+        let link = sys::bpf::pinned(&self.links().join(hook.label())).and_then(sys::bpf::link_info);
+        let own = self.programs.get(&hook).and_then(|program| sys::bpf::program_id(program).ok());
+        link.is_ok_and(|link| link.cgroup != 0 && Some(link.program) == own)
+    }
+
     /// Where the links of managed cgroups are pinned.
     fn links(&self) -> PathBuf {
         self.places.abi().join("links")

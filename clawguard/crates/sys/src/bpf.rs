@@ -274,6 +274,24 @@ struct RawLinkInfo {
     tail: u32,
 }
 
+#[repr(C)]
+#[derive(Default)]
+struct RawProgramInfo {
+    kind: u32,
+    id: u32,
+}
+
+/// A program's id.
+///
+/// # Errors
+///
+/// If the descriptor is no program.
+pub fn program_id(program: impl AsFd) -> io::Result<u32> {
+    let mut raw = RawProgramInfo::default();
+    info(program, &mut raw)?;
+    Ok(raw.id)
+}
+
 /// What the kernel says of a cgroup link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LinkInfo {
