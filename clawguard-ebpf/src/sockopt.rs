@@ -14,6 +14,7 @@ use crate::{
     verdict::{Owner, refuse},
 };
 
+const SOL_SOCKET: i32 = 1;
 const IPPROTO_IP: i32 = 0;
 const IPPROTO_IPV6: i32 = 41;
 
@@ -22,13 +23,15 @@ const fn refused_v4(option: i32) -> bool {
     matches!(
         option,
         4      // IP_OPTIONS
+        | 15   // IP_FREEBIND: answers would go to an address of the agent's choice
         | 19   // IP_TRANSPARENT
         | 35   // IP_ADD_MEMBERSHIP
         | 39   // IP_ADD_SOURCE_MEMBERSHIP
         | 41   // IP_MSFILTER
         | 42   // MCAST_JOIN_GROUP
         | 46   // MCAST_JOIN_SOURCE_GROUP
-        | 48 // MCAST_MSFILTER
+        | 48   // MCAST_MSFILTER
+        | 50 // IP_UNICAST_IF
     )
 }
 
@@ -46,7 +49,21 @@ const fn refused_v6(option: i32) -> bool {
         | 55   // IPV6_RTHDRDSTOPTS
         | 57   // IPV6_RTHDR
         | 59   // IPV6_DSTOPTS
-        | 75 // IPV6_TRANSPARENT
+        | 75   // IPV6_TRANSPARENT
+        | 76   // IPV6_UNICAST_IF
+        | 78 // IPV6_FREEBIND
+    )
+}
+
+/// Socket options at level `SOL_SOCKET` (include/uapi/asm-generic/socket.h): another device may have another host at an
+/// allowed address, and what waits in a queue after the egress hook goes out after a kill.
+const fn refused_socket(option: i32) -> bool {
+    matches!(
+        option,
+        25     // SO_BINDTODEVICE
+        | 47   // SO_MAX_PACING_RATE
+        | 61   // SO_TXTIME
+        | 62 // SO_BINDTOIFINDEX
     )
 }
 
@@ -54,7 +71,9 @@ const fn refused_v6(option: i32) -> bool {
 pub(crate) fn setsockopt(ctx: SockoptContext) -> i32 {
     // SAFETY: the verifier knows the context.
     let (level, option) = unsafe { ((*ctx.sockopt).level, (*ctx.sockopt).optname) };
-    let refused = (level == IPPROTO_IP && refused_v4(option)) || (level == IPPROTO_IPV6 && refused_v6(option));
+    let refused = (level == IPPROTO_IP && refused_v4(option))
+        || (level == IPPROTO_IPV6 && refused_v6(option))
+        || (level == SOL_SOCKET && refused_socket(option));
     if refused && let Some(owner) = owner(&ctx) {
         let asked = Endpoint { addr: Addr::default(), port: option as u16, protocol: level as u8, loopback: 0 };
         if !settle(&refuse(owner, Reason::SocketOption), Hook::Setsockopt, &asked) {

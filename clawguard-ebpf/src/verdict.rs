@@ -168,6 +168,10 @@ fn find(slot: u32, head: &PolicyHead, remote: &Endpoint, local_port: u16, by: By
     } else {
         Reason::NotInContract
     };
+    // Another form of a loopback address, which leaves the host all the same: no rule for the address means that.
+    if remote.loopback == 0 && remote.addr.is_loopback() {
+        return (none, None);
+    }
     let mut denied = (none, None);
     let flags = head.flags;
     if !matches!(by, By::Listen) {

@@ -148,9 +148,10 @@ const MAY_NOT_RUN: [&str; 12] = [
 
 /// Rows that reach the far end from a service that was matched in place, whose processes ClawGuard did not start: others
 /// act for it, or hand it what they made. THREAT-MODEL.md says what to do about each.
-const IN_PLACE: [&str; 8] = [
+const IN_PLACE: [&str; 9] = [
     "unix-relay",
     "unix-relay-abstract",
+    "unix-datagram-pair",
     "scm-rights-connected",
     "inherited-fd",
     "pidfd-getfd",

@@ -402,3 +402,23 @@ fn a_hook_that_somebody_takes_off_is_seen() {
     assert_eq!(world.metric("clawguard_hook_armed{hook=\"connect6\"}"), 1.0);
     world.stop();
 }
+
+#[test]
+fn a_kill_that_the_kernel_has_and_the_disk_has_not_stays() {
+    let mut world = World::up();
+    world.use_contract("a", contract());
+    let switch = world.directory.join("var/lib/clawguard/switch.json");
+    let before = fs::read(&switch).ok();
+    kill(&world, "crm");
+    // As if the daemon had ended before it wrote.
+    world.sigkill();
+    match before {
+        Some(before) => fs::write(&switch, before).unwrap(),
+        None => fs::remove_file(&switch).unwrap(),
+    }
+    world.start();
+    assert_eq!(world.agent("a", Nobody, &["tcp", "203.0.113.10:443", "x"]).ok().out, "EPERM");
+    assert_eq!(world.json(&["status"])["kills"][0]["group"], "crm");
+    restore(&world, "crm");
+    assert_eq!(world.agent("a", Nobody, &["tcp", "203.0.113.10:443", "x"]).ok().out, "ok x");
+}

@@ -179,7 +179,7 @@ fn drop_in(context: &Context, places: &Places, agent: &AgentName, arguments: &Ar
          RestrictAddressFamilies=AF_INET AF_INET6 AF_NETLINK{unix}\n\
          ProtectControlGroups=yes\nProtectKernelTunables=yes\nProtectKernelModules=yes\nInaccessiblePaths=-/sys/fs/bpf\n\
          RestrictSUIDSGID=yes\nSystemCallArchitectures=native\nSystemCallErrorNumber=EPERM\n\
-         SystemCallFilter=~io_uring_setup io_uring_enter io_uring_register pidfd_getfd bpf ptrace process_vm_readv \
+         SystemCallFilter=~io_uring_setup io_uring_enter io_uring_register pidfd_getfd bpf add_key request_key keyctl ptrace process_vm_readv \
          process_vm_writev\n"
     )
 }

@@ -109,6 +109,9 @@ fn start(plan: &Plan, report: &PipeWriter, handed: &SigSet) -> Result<Pid, Troub
     confine::drop_bounding_set().map_err(|e| trouble("give up capabilities")(&e))?;
     confine::drop_capabilities(confine::CAP_KILL).map_err(|e| trouble("give up capabilities")(&e))?;
     confine::no_new_privileges().map_err(|e| trouble("give up privileges")(&e))?;
+    // The command may be root of the namespace that this process is in: what it would find here is no better than itself.
+    confine::not_dumpable().map_err(|e| trouble("close this process to others")(&e))?;
+    seccomp::install(plan.unix_sockets).map_err(|e| trouble("filter system calls")(&e))?;
     Ok(Pid::from_raw(child.pid))
 }
 

@@ -144,6 +144,44 @@ impl Core {
         }
     }
 
+    /// What the kernel holds killed and the disk does not know of, because a daemon ended between the two: it stays killed
+    /// until somebody gives it back.
+    pub(crate) fn adopt_kills(&mut self) {
+        let mut scopes = vec![(Scope::Host, Whose::Host)];
+        scopes.extend(
+            self.ledger.agents.iter().map(|(name, known)| (Scope::Agent(known.slot), Whose::Agent(name.clone()))),
+        );
+        let mut found = false;
+        let groups: Vec<(Group, usize)> = self.ledger.numbers.all().collect();
+        for (scope, whose) in scopes {
+            let Ok(there) = self.fence.killed(scope) else { continue };
+            let known = self.switch.groups(&whose, &self.ledger.numbers);
+            for (group, number) in &groups {
+                if !there.contains(*number) || known.contains(*number) {
+                    continue;
+                }
+                found = true;
+                tracing::warn!(%group, %whose, "the kernel holds a group killed that the switch on disk does not: it stays so");
+                if *group == Group::tools() {
+                    self.switch.mode = Mode::ToolsOff;
+                    continue;
+                }
+                let actor = Actor { channel: "kernel".into(), uid: None, pid: None, executable: None, cgroup: None };
+                self.switch.kills.push(Kill {
+                    group: group.clone(),
+                    whose: whose.clone(),
+                    reason: "found in the kernel at the daemon's start".into(),
+                    actor,
+                    at: Self::now().format(),
+                    flip_id: flip_id(),
+                });
+            }
+        }
+        if found {
+            self.switch_is_saved();
+        }
+    }
+
     /// What is killed for a job from its start.
     pub(crate) fn killed_for_job(&self, id: &fence::JobId) -> Groups {
         self.switch.groups(&Whose::Job(id.clone()), &self.ledger.numbers)

@@ -108,6 +108,7 @@ pub fn run(options: &Options) -> Result<(), Error> {
         .map_err(system("start the runtime"))?;
     let shared = Arc::new(Shared::new(start(paths, config)?));
     // Found before contracts are loaded, so that they are pointed to their agent's as soon as that is.
+    shared.lock().adopt_kills();
     if let Err(error) = shared.lock().adopt_jobs() {
         tracing::error!(%error, "the jobs of the daemon before are not known: they reach nothing");
     }

@@ -105,6 +105,10 @@ impl Fence {
         let (id, level) = self.place(directory)?;
         let wrong = |why: String| Error::Cgroup { cgroup: directory.to_owned(), why };
         let in_slice = directory.strip_prefix(&self.places.agents).ok();
+        let slice = self.maps.host.get(0, offset_of!(Host, agents_cgroup));
+        if in_slice.is_some() && cgroup::id(&self.places.agents).ok() != Some(slice) {
+            return Err(wrong("the agents' slice is another one than at the start; restart the daemon".into()));
+        }
         if in_slice.is_some_and(|below| below.components().count() != JOB_LEVEL as usize) {
             return Err(wrong("in the agents' slice, jobs lie below an agent's slice and nowhere else".into()));
         }

@@ -5,6 +5,7 @@ use std::{
     io,
     mem::offset_of,
     os::fd::AsFd,
+    time::{Duration, Instant},
 };
 
 use clawguard_common::{
@@ -47,6 +48,8 @@ impl Severed {
     }
 }
 
+/// How long sockets of other network namespaces are looked for.
+const ELSEWHERE: Duration = Duration::from_secs(5);
 /// How often the survivors are tried again before they are counted as left.
 const ROUNDS: usize = 3;
 
@@ -93,8 +96,10 @@ impl Fence {
     /// The same in the other namespaces, which are found through the processes that live in them.
     fn sever_elsewhere(mut by_namespace: HashMap<u64, HashSet<u64>>) -> Result<Severed, Error> {
         let mut severed = Severed::default();
+        // An agent may make namespaces by the thousand, and whoever kills is waiting; what is left may send nothing.
+        let until = Instant::now() + ELSEWHERE;
         for namespace in netns::all().map_err(Error::system("list the network namespaces"))? {
-            if by_namespace.is_empty() {
+            if by_namespace.is_empty() || Instant::now() > until {
                 break;
             }
             let found = namespace_sever(&namespace, &by_namespace);
@@ -107,7 +112,7 @@ impl Fence {
                 Err(error) => tracing::warn!(%error, "sockets of a network namespace could not be ended"),
             }
         }
-        // A namespace without a process: its sockets are held by descriptors alone.
+        // A namespace without a process, or beyond the time: its sockets are held by descriptors alone.
         severed.left += by_namespace.values().map(HashSet::len).sum::<usize>();
         Ok(severed)
     }

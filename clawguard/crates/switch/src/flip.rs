@@ -87,15 +87,18 @@ pub fn apply(
         goal.add(groups);
         fence.set_killed(scope, &goal);
         flipped.effective_ns = nanoseconds(started);
-        match end_flows(fence, scope, groups) {
-            Ok(severed) => flipped.severed = severed,
-            Err(error) => flipped.trouble = Some(format!("the live connections could not be ended: {error}")),
-        }
     }
     flipped.persisted = persist().map_err(|error| error.to_string());
     if flipped.persisted.is_ok() {
         goal = *groups;
         fence.set_killed(scope, &goal);
+    }
+    // From here on a daemon that ends finds the kill on disk. No packet of these flows has passed since the map was written.
+    if killing {
+        match end_flows(fence, scope, groups) {
+            Ok(severed) => flipped.severed = severed,
+            Err(error) => flipped.trouble = Some(format!("the live connections could not be ended: {error}")),
+        }
     }
     if flipped.effective_ns == 0 && flipped.persisted.is_ok() {
         flipped.effective_ns = nanoseconds(started);

@@ -72,6 +72,16 @@ pub fn stdio_fit(fd: BorrowedFd<'_>) -> io::Result<Result<(), Unfit>> {
     if family != AddressFamily::Unix as i32 {
         return Ok(Err(Unfit::Family(family)));
     }
+    let mut kind: libc::c_int = 0;
+    let mut length = size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: as above.
+    check(unsafe {
+        libc::getsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, libc::SO_TYPE, (&raw mut kind).cast(), &raw mut length)
+    })?;
+    // One for datagrams can be sent to any other by its path.
+    if kind == libc::SOCK_DGRAM {
+        return Ok(Err(Unfit::Foreign { pid: 0 }));
+    }
     if getpeername::<SockaddrStorage>(fd.as_raw_fd()).is_err() {
         return Ok(Err(Unfit::Foreign { pid: 0 }));
     }
@@ -204,6 +214,17 @@ pub fn drop_capabilities(keep: u32) -> io::Result<()> {
     let sets = [keep, keep, 0, 0, 0, 0];
     // SAFETY: the header and the two triples of sets live until the call returns.
     check(unsafe { libc::syscall(libc::SYS_capset, &raw const header, sets.as_ptr()) })?;
+    Ok(())
+}
+
+/// Closes this process's memory and descriptors to others of its user (PR_SET_DUMPABLE, prctl(2)).
+///
+/// # Errors
+///
+/// If the kernel refuses.
+pub fn not_dumpable() -> io::Result<()> {
+    // SAFETY: takes integers.
+    check(unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) })?;
     Ok(())
 }
 

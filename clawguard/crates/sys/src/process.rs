@@ -2,9 +2,14 @@
 
 use std::{
     convert::Infallible,
-    ffi::{CStr, CString},
-    fs, io,
-    os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
+    ffi::{CString, OsStr},
+    fs,
+    fs::File,
+    io,
+    os::{
+        fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
+        unix::ffi::OsStrExt,
+    },
 };
 
 use nix::{
@@ -162,13 +167,15 @@ impl Program {
         };
         let (arguments, environment) = (pointers(&self.arguments), pointers(&self.environment));
         let stdio = stdio.map(|fd| fd.as_raw_fd());
+        // Opened by who starts it: the user whom it becomes need not be able to walk the path.
+        let file = File::open(OsStr::from_bytes(self.path.as_bytes()))?;
         // SAFETY: the child makes system calls on memory prepared above, and nothing else.
         unsafe {
             let (pid, pidfd) = clone(Some(cgroup), CloneFlags::empty())?;
             if pid != 0 {
                 return Ok(Child { pid: pid as i32, handle: OwnedFd::from_raw_fd(pidfd) });
             }
-            become_program(&self.path, &arguments, &environment, stdio, self.user);
+            become_program(file.as_raw_fd(), &arguments, &environment, stdio, self.user);
             libc::_exit(127)
         }
     }
@@ -180,7 +187,7 @@ impl Program {
 ///
 /// The pointers end in null and point to live texts; this is the only thread of a fresh clone.
 unsafe fn become_program(
-    path: &CStr,
+    file: RawFd,
     arguments: &[*const libc::c_char],
     environment: &[*const libc::c_char],
     stdio: [RawFd; 3],
@@ -190,6 +197,10 @@ unsafe fn become_program(
     unsafe {
         // First out of the way of 0, 1 and 2, then into place.
         let mut moved = [0; 3];
+        let file = libc::fcntl(file, libc::F_DUPFD_CLOEXEC, 10);
+        if file < 0 {
+            return;
+        }
         for (to, from) in moved.iter_mut().zip(stdio) {
             *to = libc::fcntl(from, libc::F_DUPFD_CLOEXEC, 3);
             if *to < 0 {
@@ -201,7 +212,9 @@ unsafe fn become_program(
                 return;
             }
         }
-        if libc::syscall(libc::SYS_close_range, 3, u32::MAX, 0) < 0 {
+        if libc::syscall(libc::SYS_close_range, 3, file - 1, 0) < 0
+            || libc::syscall(libc::SYS_close_range, file + 1, u32::MAX, 0) < 0
+        {
             return;
         }
         let mut none: libc::sigset_t = std::mem::zeroed();
@@ -218,7 +231,14 @@ unsafe fn become_program(
                 return;
             }
         }
-        libc::execve(path.as_ptr(), arguments.as_ptr(), environment.as_ptr());
+        libc::syscall(
+            libc::SYS_execveat,
+            file,
+            c"".as_ptr(),
+            arguments.as_ptr(),
+            environment.as_ptr(),
+            libc::AT_EMPTY_PATH,
+        );
     }
 }
 

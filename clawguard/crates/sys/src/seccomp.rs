@@ -25,6 +25,7 @@ const X32: u32 = 0x4000_0000;
 const LOAD: u16 = 0x20; // BPF_LD | BPF_W | BPF_ABS
 const EQUAL: u16 = 0x15; // BPF_JMP | BPF_JEQ | BPF_K
 const ANY_BIT: u16 = 0x45; // BPF_JMP | BPF_JSET | BPF_K
+const AND: u16 = 0x54; // BPF_ALU | BPF_AND | BPF_K
 const RETURN: u16 = 0x06; // BPF_RET | BPF_K
 
 /// Offsets in `struct seccomp_data` (little endian: the low half of an argument comes first).
@@ -92,11 +93,17 @@ fn program(unix_sockets: bool) -> Vec<sock_filter> {
         step(RETURN, errno(EAFNOSUPPORT), 0, 0),
     ]);
     filter.on(libc::SYS_socket, &socket);
+    // A pair of streams stays a pair. A datagram socket of a pair can be sent to any other by its path.
+    let any = if unix_sockets { 0 } else { 15 };
     filter.on(
         libc::SYS_socketpair,
         &[
             step(LOAD, argument(0), 0, 0),
-            step(EQUAL, AF_UNIX as u32, 0, 1),
+            step(EQUAL, AF_UNIX as u32, 0, 5),
+            step(LOAD, argument(1), 0, 0),
+            step(AND, any, 0, 0),
+            step(EQUAL, libc::SOCK_STREAM as u32 & any, 1, 0),
+            step(EQUAL, libc::SOCK_SEQPACKET as u32 & any, 0, 1),
             step(RETURN, SECCOMP_RET_ALLOW, 0, 0),
             step(RETURN, errno(EAFNOSUPPORT), 0, 0),
         ],
@@ -108,6 +115,10 @@ fn program(unix_sockets: bool) -> Vec<sock_filter> {
     // A descriptor of a process outside would be a socket made outside.
     filter.refuse(libc::SYS_pidfd_getfd, EPERM);
     filter.refuse(libc::SYS_bpf, EPERM);
+    // The kernel would have root's helpers look names up for whoever asks for a key.
+    for number in [libc::SYS_add_key, libc::SYS_request_key, libc::SYS_keyctl] {
+        filter.refuse(number, EPERM);
+    }
     // Typing into the operator's terminal (CVE-2017-5226 and its kin). Only the low half counts: that is what the
     // kernel compares.
     filter.on(
@@ -160,6 +171,7 @@ mod tests {
                 }
                 EQUAL => at += usize::from(if a == step.k { step.jt } else { step.jf }),
                 ANY_BIT => at += usize::from(if a & step.k != 0 { step.jt } else { step.jf }),
+                AND => a &= step.k,
                 RETURN => return step.k,
                 other => panic!("no such step: {other:#x}"),
             }
@@ -201,6 +213,13 @@ mod tests {
     #[test]
     fn socketpair_stays_and_io_uring_goes() {
         assert_eq!(call(false, libc::SYS_socketpair, [AF_UNIX as u64, 1, 0, 0, 0, 0]), SECCOMP_RET_ALLOW);
+        for (unix, expected) in [(false, errno(EAFNOSUPPORT)), (true, SECCOMP_RET_ALLOW)] {
+            for kind in [libc::SOCK_DGRAM, libc::SOCK_RAW, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC] {
+                assert_eq!(call(unix, libc::SYS_socketpair, [AF_UNIX as u64, kind as u64, 0, 0, 0, 0]), expected);
+            }
+        }
+        let seqpacket = (libc::SOCK_SEQPACKET | libc::SOCK_NONBLOCK) as u64;
+        assert_eq!(call(false, libc::SYS_socketpair, [AF_UNIX as u64, seqpacket, 0, 0, 0, 0]), SECCOMP_RET_ALLOW);
         assert_eq!(call(true, libc::SYS_socketpair, [AF_INET as u64, 1, 0, 0, 0, 0]), errno(EAFNOSUPPORT));
         assert_eq!(call(true, libc::SYS_io_uring_setup, [0; 6]), errno(ENOSYS));
         assert_eq!(call(true, libc::SYS_pidfd_getfd, [0; 6]), errno(EPERM));

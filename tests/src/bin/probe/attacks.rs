@@ -138,6 +138,7 @@ table! {
     "loopback-relay-udp", "PEERS 3.2", |k| udp(libc::AF_INET, SocketAddr::new(Ipv4Addr::LOCALHOST.into(), k.relay), k);
     "unix-relay", "KERNEL 1.2", unix_relay;
     "unix-relay-abstract", "PEERS 3.2", unix_relay_abstract;
+    "unix-datagram-pair", "review", unix_datagram_pair;
     "scm-rights-connected", "KERNEL 1.2", |k| scm_rights(b'c', k);
     "scm-rights-unconnected", "KERNEL 1.2", |k| scm_rights(b'u', k);
     "scm-rights-udp", "KERNEL 4", |k| scm_rights(b'd', k);
@@ -547,6 +548,21 @@ fn unix_relay_abstract(kit: &Kit) -> io::Result<()> {
     let mut data = vec![b'r'];
     data.extend_from_slice(&kit.marker);
     raw::call(libc::SYS_write, [fd, data.as_ptr() as usize, data.len(), 0, 0, 0])?;
+    thread::sleep(Duration::from_millis(50));
+    Ok(())
+}
+
+/// One of a pair of datagram sockets, which is sent to a host process's socket by its path.
+fn unix_datagram_pair(kit: &Kit) -> io::Result<()> {
+    let mut pair = [0_i32; 2];
+    let fds = pair.as_mut_ptr() as usize;
+    raw::call(libc::SYS_socketpair, [libc::AF_UNIX as usize, libc::SOCK_DGRAM as usize, 0, fds, 0, 0])?;
+    let mut address = vec![libc::AF_UNIX as u8, 0];
+    address.extend_from_slice(format!("{}.d", kit.unix).as_bytes());
+    address.push(0);
+    let data = kit.marker.as_ptr() as usize;
+    let length = kit.marker.len();
+    raw::call(libc::SYS_sendto, [pair[0] as usize, data, length, 0, address.as_ptr() as usize, address.len()])?;
     thread::sleep(Duration::from_millis(50));
     Ok(())
 }

@@ -36,6 +36,16 @@ pub(crate) fn serve(words: &[&str]) -> anyhow::Result<()> {
             }
         });
     }
+    let by_path = format!("{path}.d");
+    let _ = std::fs::remove_file(&by_path);
+    let datagram = unix::UnixDatagram::bind(&by_path)?;
+    std::fs::set_permissions(&by_path, std::os::unix::fs::PermissionsExt::from_mode(0o777))?;
+    thread::spawn(move || {
+        let mut buffer = [0; 256];
+        while let Ok(count) = datagram.recv(&mut buffer) {
+            let _ = forward(&buffer[..count], datagrams);
+        }
+    });
     let tcp = TcpListener::bind(("::", port))?;
     thread::spawn(move || {
         for mut stream in tcp.incoming().flatten() {
