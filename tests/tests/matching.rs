@@ -47,10 +47,10 @@ fn a_socket_from_outside_is_found_ended_and_told() {
     mover.until("connected");
     assert_eq!(mover.ask("one", "got"), "got one");
     std::fs::write(service.directory.join("cgroup.procs"), mover.pid().to_string()).unwrap();
-    assert!(mover.until("read").starts_with("read E"));
     world.eventually("the alert", |world| {
         world.metric("clawguard_bypass_alerts_total{agent=\"prey\",kind=\"imported_socket\"}") >= 1.0
     });
+    assert!(mover.until("read").starts_with("read E"));
     let told = world.audit("alert");
     assert!(told.iter().any(|alert| alert["kind"] == "imported_socket" && alert["agent"] == "prey"), "{told:?}");
 }
