@@ -296,9 +296,9 @@ mod tests {
         if !nix::unistd::geteuid().is_root() {
             return;
         }
-        let cgroup = fs::File::open(own).unwrap();
+        let cgroup = File::open(own).unwrap();
         let (mut reader, writer) = io::pipe().unwrap();
-        let null = fs::File::open("/dev/null").unwrap();
+        let null = File::open("/dev/null").unwrap();
         let program =
             Program::new("/bin/sh", &["-c", "echo $GREETING; ls /proc/self/fd | wc -l"], &[("GREETING", "hello")])
                 .unwrap();
