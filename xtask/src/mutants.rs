@@ -96,13 +96,14 @@ fn mutants() -> Result<Vec<Mutant>> {
     Ok(found)
 }
 
-/// A copy of what git knows, as it is in the working tree.
+/// A copy of what git knows, as it is in the working tree. All of it new: of two runs, the second must not take the first one's
+/// last mutant for what was built from these sources.
 fn copy_sources() -> Result<PathBuf> {
     let tree = target().join("mutants/tree");
     fs::create_dir_all(&tree)?;
     let script = "git ls-files -z --cached --others --exclude-standard | \
         xargs -0 sh -c 'for f; do [ -e \"$f\" ] && printf \"%s\\0\" \"$f\"; done' sh | \
-        tar --create --null --files-from=- | tar --extract --directory=\"$0\"";
+        tar --create --null --files-from=- | tar --extract --touch --directory=\"$0\"";
     call(command("sh", &["-c", script]).arg(&tree))?;
     Ok(tree)
 }
