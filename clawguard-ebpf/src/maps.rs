@@ -77,7 +77,7 @@ pub(crate) struct Stamps {
     map_flags: *const [i32; (BPF_F_NO_PREALLOC | BPF_F_CLONE) as usize],
 }
 
-// SAFETY: the fields are placeholders that describe the map to the loader; no program reads them.
+// SAFETY: the fields only describe the map to the loader; no program reads them.
 unsafe impl Sync for Stamps {}
 
 impl Stamps {

@@ -26,8 +26,8 @@ fn guarded(world: &mut World, units: &[(&str, &str)]) -> Machine {
         .unwrap();
     machine.ok("systemctl start clawguard.service clawguard-gateway.service");
     let payload = world.payload(json!({ "egress": [{ "host": "crm.example" }] }));
-    fs::copy(world.sign(&payload), machine.file("/root/contract.json")).unwrap();
-    machine.ok("clawguard wpc use /root/contract.json --agent agent");
+    fs::copy(world.sign(&payload), machine.file("/run/contract.json")).unwrap();
+    machine.ok("clawguard wpc use /run/contract.json --agent agent");
     machine
 }
 
@@ -85,7 +85,7 @@ fn a_protected_service_stays_fenced_and_runs_on_while_the_daemon_is_killed_hangs
     fs::create_dir_all(machine.file("/etc/systemd/system/clawguard.service.d")).unwrap();
     fs::write(machine.file("/etc/systemd/system/clawguard.service.d/soon.conf"), "[Service]\nWatchdogSec=2\n").unwrap();
     machine.ok("systemctl daemon-reload; systemctl restart clawguard.service");
-    machine.ok("clawguard wpc use /root/contract.json --agent lasting");
+    machine.ok("clawguard wpc use /run/contract.json --agent lasting");
     machine.ok("clawguard protect lasting.service && systemctl start lasting.service");
     let main = "systemctl show -P MainPID lasting.service";
     let agent = machine.ok(main);
@@ -137,7 +137,7 @@ fn all_that_a_user_runs_can_be_fenced() {
     fs::create_dir_all(&units).unwrap();
     fs::write(units.join("own.service"), unit).unwrap();
     machine.ok("chown -R agentuser /home/agentuser");
-    machine.ok("clawguard wpc use /root/contract.json --agent agentuser && clawguard protect --whole-user agentuser");
+    machine.ok("clawguard wpc use /run/contract.json --agent agentuser && clawguard protect --whole-user agentuser");
     machine.ok("systemctl start user@4321.service");
     machine.ok("setpriv --reuid=4321 --regid=4321 --clear-groups env XDG_RUNTIME_DIR=/run/user/4321 systemctl --user start own.service");
     assert_eq!(machine.ok("cat /home/agentuser/said"), FENCED);
@@ -154,7 +154,7 @@ fn systemds_own_address_filters_stay_in_force_beside_the_fence() {
     };
     let unmanaged = said(&machine);
     assert!(unmanaged.starts_with("tcp 203.0.113.10:443 TIMEOUT\ntcp 203.0.113.99:443 ok hello"), "{unmanaged}");
-    machine.ok("clawguard wpc use /root/contract.json --agent filtered && clawguard protect filtered.service");
+    machine.ok("clawguard wpc use /run/contract.json --agent filtered && clawguard protect filtered.service");
     // What either refuses is refused.
     let both = said(&machine);
     assert!(!both.contains("ok hello"), "{both}");

@@ -15,13 +15,16 @@ use anyhow::{Context, Result, bail};
 use crate::shell::{call, cargo, command, has, output, root, target};
 
 /// What tests and the demo call, and the packages that bring it.
-const TOOLS: [(&str, &str); 6] = [
+const TOOLS: [(&str, &str); 9] = [
     ("ip", "iproute2"),
     ("sysctl", "procps"),
     ("setpriv", "util-linux"),
     ("ping", "iputils-ping"),
     ("systemd-analyze", "systemd"),
     ("nft", "nftables"),
+    ("bpftool", "bpftool"),
+    ("useradd", "passwd"),
+    ("git", "git"),
 ];
 
 /// The packages that hold the compiler; what they need of their own kind is found from them.

@@ -36,7 +36,7 @@ impl Tally {
     }
 }
 
-/// Makes flows to `open`, which is allowed throughout, and to `gone`, which is allowed for now, and says so. Told to go on,
+/// Makes flows to `open`, which is allowed throughout, and to `gone`, which is allowed until a kill, and says so. Told to go on,
 /// tries what is not allowed: `shut` by new connections, datagrams and new processes, `gone` by the flows that it has.
 /// Goes on until there were `count` attempts and standard input has ended.
 pub(crate) fn run(count: &str, open: &str, shut: &str, gone: &str) -> anyhow::Result<()> {
