@@ -146,21 +146,26 @@ impl Core {
 
     /// What the kernel holds killed and the disk does not know of, because a daemon ended between the two: it stays killed
     /// until somebody gives it back.
-    pub(crate) fn adopt_kills(&mut self) {
+    ///
+    /// # Errors
+    ///
+    /// If the kernel's switch cannot be read: what it holds must not be written over unseen.
+    pub(crate) fn adopt_kills(&mut self) -> Result<(), fence::Error> {
         let mut scopes = vec![(Scope::Host, Whose::Host)];
         scopes.extend(
             self.ledger.agents.iter().map(|(name, known)| (Scope::Agent(known.slot), Whose::Agent(name.clone()))),
         );
-        let mut found = false;
+        scopes.extend(self.jobs.iter().map(|(id, job)| (Scope::Job(job.enrolled.slot), Whose::Job(id.clone()))));
+        let mut found = Vec::new();
         let groups: Vec<(Group, usize)> = self.ledger.numbers.all().collect();
         for (scope, whose) in scopes {
-            let Ok(there) = self.fence.killed(scope) else { continue };
+            let there = self.fence.killed(scope)?;
             let known = self.switch.groups(&whose, &self.ledger.numbers);
             for (group, number) in &groups {
                 if !there.contains(*number) || known.contains(*number) {
                     continue;
                 }
-                found = true;
+                found.push(json!({ "group": group.to_string(), "whose": whose.to_string() }));
                 tracing::warn!(%group, %whose, "the kernel holds a group killed that the switch on disk does not: it stays so");
                 if *group == Group::tools() {
                     self.switch.mode = Mode::ToolsOff;
@@ -177,9 +182,11 @@ impl Core {
                 });
             }
         }
-        if found {
+        if !found.is_empty() {
             self.switch_is_saved();
+            self.note(Kind::Flip, json!({ "adopted": found, "reason": "found in the kernel at the daemon's start" }));
         }
+        Ok(())
     }
 
     /// What is killed for a job from its start.
@@ -454,6 +461,17 @@ impl Core {
         let mut groups = Vec::new();
         for name in &names {
             groups.push(if body.live { self.drill_live(name, actor)? } else { self.drill_canary(name)? });
+        }
+        // Of all that are in force, those that an operator holds down are not the drill's to judge.
+        if body.groups.is_empty() && (self.switch.mode != Mode::Normal || !self.switch.kills.is_empty()) {
+            groups.retain(|group| group.canary.before != word(Proof::Refused));
+        }
+        if groups.is_empty() {
+            return refuse(
+                Code::Conflict,
+                "there is nothing to drill: no group is in force, or all are killed",
+                "`clawguard groups` lists them",
+            );
         }
         let passed = groups.iter().all(|group| group.passed);
         let answer = DrillAnswer { groups, passed };

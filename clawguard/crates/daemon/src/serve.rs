@@ -108,10 +108,10 @@ pub fn run(options: &Options) -> Result<(), Error> {
         .map_err(system("start the runtime"))?;
     let shared = Arc::new(Shared::new(start(paths, config)?));
     // Found before contracts are loaded, so that they are pointed to their agent's as soon as that is.
-    shared.lock().adopt_kills();
     if let Err(error) = shared.lock().adopt_jobs() {
         tracing::error!(%error, "the jobs of the daemon before are not known: they reach nothing");
     }
+    shared.lock().adopt_kills()?;
     put_contracts_in_force(&shared);
     let served = runtime.block_on(serve(Arc::clone(&shared), options, &file));
     let mut core = shared.lock();

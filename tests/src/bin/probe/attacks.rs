@@ -136,8 +136,8 @@ table! {
     "loopback-relay-mapped", "PEERS 3.2", |k| relay(Ipv4Addr::LOCALHOST.to_ipv6_mapped().into(), k);
     "loopback-relay-own-address", "PEERS 3.2", |k| relay(k.own.into(), k);
     "loopback-relay-udp", "PEERS 3.2", |k| udp(libc::AF_INET, SocketAddr::new(Ipv4Addr::LOCALHOST.into(), k.relay), k);
-    "unix-relay", "KERNEL 1.2", unix_relay;
-    "unix-relay-abstract", "PEERS 3.2", unix_relay_abstract;
+    "unix-relay", "KERNEL 1.2", |k| unix_relay(k.unix.as_bytes(), k);
+    "unix-relay-abstract", "PEERS 3.2", |k| unix_relay(format!("\0{}", k.unix).as_bytes(), k);
     "unix-datagram-pair", "review", unix_datagram_pair;
     "scm-rights-connected", "KERNEL 1.2", |k| scm_rights(b'c', k);
     "scm-rights-unconnected", "KERNEL 1.2", |k| scm_rights(b'u', k);
@@ -532,19 +532,8 @@ fn unix_connect(path: &[u8]) -> io::Result<usize> {
     Ok(fd)
 }
 
-fn unix_relay(kit: &Kit) -> io::Result<()> {
-    let fd = unix_connect(kit.unix.as_bytes())?;
-    let mut data = vec![b'r'];
-    data.extend_from_slice(&kit.marker);
-    raw::call(libc::SYS_write, [fd, data.as_ptr() as usize, data.len(), 0, 0, 0])?;
-    thread::sleep(Duration::from_millis(50));
-    Ok(())
-}
-
-fn unix_relay_abstract(kit: &Kit) -> io::Result<()> {
-    let mut name = vec![0];
-    name.extend_from_slice(kit.unix.as_bytes());
-    let fd = unix_connect(&name)?;
+fn unix_relay(path: &[u8], kit: &Kit) -> io::Result<()> {
+    let fd = unix_connect(path)?;
     let mut data = vec![b'r'];
     data.extend_from_slice(&kit.marker);
     raw::call(libc::SYS_write, [fd, data.as_ptr() as usize, data.len(), 0, 0, 0])?;
