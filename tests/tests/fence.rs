@@ -165,7 +165,7 @@ fn only_tcp_and_udp_sockets_can_be_made_and_mptcp_falls_back() {
         assert_eq!(said(name), "EAFNOSUPPORT", "{name}");
     }
     let run = world.agent("a", Nobody, &["sockopt"]).ok();
-    assert_eq!(run.out, "join EPERM\noptions EPERM\nttl ok");
+    assert!(run.out.starts_with("join EPERM\noptions EPERM\nttl ok\n"), "{}", run.out);
 }
 
 #[test]
@@ -291,4 +291,31 @@ fn observe_mode_lets_everything_pass_and_records_what_it_would_deny() {
     assert!(
         world.agent("a", Nobody, &words).ok().out.starts_with("tcp 203.0.113.10:443 EPERM\ntcp 203.0.113.99:443 ok")
     );
+}
+
+#[test]
+fn options_that_reach_around_the_packet_hooks_are_refused() {
+    let mut world = World::up();
+    world.use_contract("a", json!({ "egress": [{ "host": "crm.example" }] }));
+    let lines = |out: String| out.lines().skip(3).map(str::to_owned).collect::<Vec<_>>();
+    let refused = ["freebind EPERM", "device EPERM", "pacing EPERM", "txtime EPERM"];
+    assert_eq!(lines(world.agent("a", Nobody, &["sockopt"]).ok().out), refused);
+    // Anybody else may.
+    let free = ["freebind ok", "device ok", "pacing ok", "txtime ok"];
+    assert_eq!(lines(world.outside_as_nobody(&["sockopt"]).finish().out), free);
+}
+
+#[test]
+fn a_rule_for_loopback_is_not_one_for_its_other_forms() {
+    let mut world = World::up();
+    let rule = |protocol: &str| json!({ "cidr": "127.0.0.1/32", "ports": [7003], "protocol": protocol });
+    world.use_contract("a", json!({ "egress": [rule("udp"), rule("tcp")] }));
+    for to in ["[2002:7f00:1::1]:7003", "[64:ff9b::7f00:1]:7003"] {
+        world.outside(&["udp", to, "unfenced"]);
+        assert!(world.far.seen(b"unfenced") > 0, "{to}");
+        world.far.clear();
+        assert_eq!(world.agent("a", Nobody, &["udp", to, "x"]).ok().out, "EPERM", "{to}");
+        assert_eq!(world.agent("a", Nobody, &["tcp", to, "x"]).ok().out, "EPERM", "{to}");
+        assert_eq!(world.far.traffic(), 0, "{to}");
+    }
 }

@@ -331,6 +331,17 @@ fn sockopt() {
         };
         println!("{name} {}", outcome(&crate::raw::option(fd, 0, option, value)));
     }
+    let txtime = [1_u8, 0, 0, 0, 0, 0, 0, 0];
+    let one = [1_u8, 0, 0, 0];
+    let more: [(&str, i32, i32, &[u8]); 4] = [
+        ("freebind", libc::IPPROTO_IP, libc::IP_FREEBIND, &one),
+        ("device", libc::SOL_SOCKET, libc::SO_BINDTODEVICE, b"lo\0"),
+        ("pacing", libc::SOL_SOCKET, libc::SO_MAX_PACING_RATE, &one),
+        ("txtime", libc::SOL_SOCKET, libc::SO_TXTIME, &txtime),
+    ];
+    for (name, level, option, value) in more {
+        println!("{name} {}", outcome(&crate::raw::option(fd, level, option, value)));
+    }
 }
 
 /// The name of the peer, as getpeername(2) has it, and what it says.
