@@ -26,6 +26,12 @@ pub fn decode<const N: usize>(text: &str) -> Option<[u8; N]> {
     ENGINE.decode(text).ok()?.try_into().ok()
 }
 
+/// Decodes bytes of any number.
+#[must_use]
+pub fn decode_any(text: &str) -> Option<Vec<u8>> {
+    ENGINE.decode(text).ok()
+}
+
 /// A SHA-256 hash; written as 43 characters of base64url.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Hash(pub [u8; 32]);

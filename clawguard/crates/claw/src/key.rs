@@ -25,6 +25,12 @@ impl Did {
         &self.0
     }
 
+    /// Of a raw public key, if it is one.
+    #[must_use]
+    pub fn from_public_key(key: [u8; 32]) -> Option<Self> {
+        VerifyingKey::from_bytes(&key).is_ok().then_some(Self(key))
+    }
+
     /// The key id: the first 16 hexadecimal digits of the public key's SHA-256.
     #[must_use]
     pub fn kid(&self) -> String {

@@ -1,4 +1,5 @@
-//! Claw's wire formats, byte for byte and without I/O: JSON and its canonical form, did:key, signed envelopes.
+//! Claw's wire formats, byte for byte and without I/O: JSON and its canonical form, did:key, signed
+//! envelopes, job tokens.
 //!
 //! Nothing here reads a clock, a file or a socket. What is parsed may come from an enemy: sizes and depths are bounded,
 //! and everything that is not exactly right is an error that names the place.
@@ -9,6 +10,7 @@ pub mod envelope;
 pub mod json;
 pub mod key;
 pub mod time;
+pub mod token;
 
 pub use encoding::Hash;
 pub use json::Value;
