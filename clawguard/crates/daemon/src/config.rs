@@ -15,6 +15,7 @@ use policy::{
     group::{Class, Risk},
     host::McpServer,
     name::HostName,
+    tool::NamePattern,
 };
 use serde::{Deserialize, de};
 
@@ -156,16 +157,17 @@ const fn high() -> Risk {
     Risk::High
 }
 
-/// Tool names by what they do.
+/// Tool names by what they do: a name, or the beginning of names and `*`. A tool that several of them name is of the
+/// gravest class, and one that none of them names is judged by its name.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ServerTools {
     /// Change nothing.
-    pub read: Vec<String>,
+    pub read: Vec<Text<NamePattern>>,
     /// Change what can be changed back.
-    pub write: Vec<String>,
+    pub write: Vec<Text<NamePattern>>,
     /// Change for good.
-    pub irreversible: Vec<String>,
+    pub irreversible: Vec<Text<NamePattern>>,
 }
 
 /// `[[agent]]`
@@ -401,7 +403,16 @@ impl Server {
         } else {
             Class::Irreversible
         };
-        McpServer { name: self.name.clone(), endpoint: self.url.as_deref().and_then(endpoint), risk: self.risk, class }
+        let patterns = |texts: &[Text<NamePattern>]| texts.iter().map(|text| text.0.clone()).collect();
+        McpServer {
+            name: self.name.clone(),
+            endpoint: self.url.as_deref().and_then(endpoint),
+            risk: self.risk,
+            class,
+            read: patterns(&self.tools.read),
+            write: patterns(&self.tools.write),
+            irreversible: patterns(&self.tools.irreversible),
+        }
     }
 }
 
@@ -483,6 +494,8 @@ mod tests {
         let facts = config.facts();
         assert_eq!(facts.mcp_servers[0].endpoint, Some(("crm.example".parse().unwrap(), 443)));
         assert_eq!(facts.mcp_servers[0].class, Class::Write);
+        assert_eq!(facts.mcp_servers[0].class_of("search_customer"), Some(Class::Read));
+        assert_eq!(facts.mcp_servers[0].class_of("delete_customer"), None);
         assert_eq!(config.without_effect().len(), 3);
     }
 
@@ -508,6 +521,10 @@ mod tests {
             ("[[mcp.server]]\nname = \"a\"", "either url or command"),
             ("[[mcp.server]]\nname = \"a\"\nurl = \"ftp://x\"", "url is not https"),
             ("[[mcp.server]]\nname = \"a\"\nurl = \"https://203.0.113.1/\"", "url is not https"),
+            (
+                "[[mcp.server]]\nname = \"a\"\nurl = \"https://x.example/\"\ntools = { read = [\"get_*_all\"] }",
+                "a tool's name has at most 256 bytes",
+            ),
             ("[[mcp.server]]\nname = \"A B\"\nurl = \"https://x.example/\"", "a server's name"),
         ] {
             let error = parse(text).unwrap_err();

@@ -14,7 +14,10 @@ use clawguard_common::{Endpoint, NEVER};
 use control::api::{Code, ContractView, ErrorDetail};
 use evidence::chain::Kind;
 use fence::{AgentName, Fence, Lowered, Severed};
-use policy::{Contract, Group, HostFacts, Policy, compile, contract::OnBypass};
+use policy::{
+    Contract, Group, HostFacts, Policy, compile,
+    contract::{Lifetime, OnBypass},
+};
 use serde_json::json;
 use switch::Numbers;
 use sys::clock;
@@ -68,6 +71,17 @@ pub(crate) fn judge(bytes: Vec<u8>, config: &Config, facts: &HostFacts) -> Answe
         .map_err(|error| refused(error.to_string(), "`clawguard wpc check` shows every line"))?;
     let policy = compile(&contract, envelope.hash, facts)
         .map_err(|error| refused(error.to_string(), "`clawguard wpc check` shows every line"))?;
+    // What nothing here holds a job to yet: refused rather than left out.
+    if policy.token.is_some() {
+        return Err(refused(
+            "it asks for job tokens, which this version does not verify".into(),
+            "use a version that does",
+        ));
+    }
+    if policy.lifetime == Lifetime::Default {
+        let why = "it says no expiry, and this version applies no [trust] default_lifetime";
+        return Err(refused(why.into(), "have one with policy_version \"1\" and not_after signed"));
+    }
     let now = Core::now();
     if let Some(from) = policy.not_before.filter(|from| now < *from) {
         return Err(refused(format!("it is not in force before {}", from.format()), "use it then"));

@@ -15,9 +15,9 @@ use clawguard_common::{Reason, protocol, side};
 use control::channel::{Ask, LONGEST, Told};
 use fence::{AgentName, JobId};
 use policy::{
-    Policy,
+    Policy, ToolPolicy,
     compile::{Rule, Source},
-    contract::OnBypass,
+    contract::{Lifetime, OnBypass},
     net,
 };
 use serde_json::json;
@@ -109,6 +109,7 @@ fn contract(listen: SocketAddr) -> Policy {
         hash: Hash::of(format!("clawguard gateway {listen}").as_bytes()),
         id: "clawguard:gateway".into(),
         sequence: 0,
+        lifetime: Lifetime::Stated,
         not_before: None,
         not_after: None,
         unix_sockets: true,
@@ -118,6 +119,8 @@ fn contract(listen: SocketAddr) -> Policy {
         rules: rules.collect(),
         kernel_groups: BTreeSet::new(),
         gateway_groups: BTreeSet::new(),
+        tools: ToolPolicy::default(),
+        token: None,
     }
 }
 

@@ -302,6 +302,7 @@ fn test_policy() -> Policy {
         hash: Hash([0; 32]),
         id: "self-test".into(),
         sequence: 0,
+        lifetime: policy::contract::Lifetime::Stated,
         not_before: None,
         not_after: None,
         unix_sockets: false,
@@ -310,6 +311,8 @@ fn test_policy() -> Policy {
         rules,
         kernel_groups: [Group::all()].into(),
         gateway_groups: [].into(),
+        tools: policy::ToolPolicy::default(),
+        token: None,
     }
 }
 

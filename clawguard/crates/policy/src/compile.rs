@@ -1,5 +1,7 @@
 //! From a contract's text to the rules that the kernel holds an agent to.
 
+mod findings;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
     net::IpAddr,
@@ -9,7 +11,7 @@ use claw::{Hash, time::Instant};
 use clawguard_common::{Reason, protocol, side};
 
 use crate::{
-    contract::{Allowed, Contract, Egress, OnBypass, Protocol, To, Tools},
+    contract::{Allowed, Contract, Egress, Lifetime, OnBypass, Protocol, To, TokenRules, ToolLine, Tools},
     finding::{Finding, Outcome},
     group::{Class, Group, Risk},
     host::{HostFacts, McpServer},
@@ -17,6 +19,7 @@ use crate::{
     net::{self, Cidr},
     ranges::Ranges,
     special,
+    tool::{NamePattern, ServerPattern, ToolPattern, ToolPolicy, ToolVerdict},
 };
 
 /// A contract as the kernel will hold an agent to it.
@@ -24,10 +27,12 @@ use crate::{
 pub struct Policy {
     /// The contract's hash.
     pub hash: Hash,
-    /// `policy_id`
+    /// `policy_id`, or `policy_name`.
     pub id: String,
-    /// `sequence`
+    /// `sequence`; 0 where the form has none.
     pub sequence: u64,
+    /// Who says when it ends. Under [`Lifetime::Default`] `not_after` is absent and the host sets an end.
+    pub lifetime: Lifetime,
     /// Not in force before this.
     pub not_before: Option<Instant>,
     /// Not in force from this on.
@@ -44,6 +49,10 @@ pub struct Policy {
     pub kernel_groups: BTreeSet<Group>,
     /// Groups that only a gateway could tell apart.
     pub gateway_groups: BTreeSet<Group>,
+    /// Who may call which MCP tool.
+    pub tools: ToolPolicy,
+    /// What a job's token must be; where it is there, no job goes without one.
+    pub token: Option<TokenRules>,
 }
 
 /// One rule of the kernel's.
@@ -230,7 +239,7 @@ struct Compiler<'a> {
     sets: BTreeMap<BTreeSet<Group>, u16>,
     rules: Vec<Rule>,
     findings: Option<Vec<Finding>>,
-    gateway_groups: BTreeSet<Group>,
+    tools: ToolPolicy,
 }
 
 const GUARD: &str = "metadata.clawguard.v1";
@@ -241,12 +250,11 @@ impl<'a> Compiler<'a> {
             To::Host(pattern) => Some(pattern),
             To::Range(_) => None,
         }));
-        let gateway_groups = contract.guard.groups.iter().map(|spec| spec.name.clone()).collect();
-        Self { contract, host, named, sets: BTreeMap::new(), rules: Vec::new(), findings, gateway_groups }
+        let tools = ToolPolicy::new(contract.guard.tools.as_ref(), &contract.guard.groups, &host.mcp_servers);
+        Self { contract, host, named, sets: BTreeMap::new(), rules: Vec::new(), findings, tools }
     }
 
     fn run(mut self, hash: Hash) -> Result<(Policy, Vec<Finding>), Error> {
-        self.refuse_what_nothing_enforces()?;
         self.within_allowlist()?;
         self.egress()?;
         self.allowlist()?;
@@ -256,6 +264,7 @@ impl<'a> Compiler<'a> {
         self.hold_back_special_ranges()?;
         let rules = self.sorted_rules()?;
         let findings = self.describe_the_rest();
+        let mut gateway_groups = self.groups_of_tools();
         let mut sets: Vec<(BTreeSet<Group>, u16)> = self.sets.into_iter().collect();
         sets.sort_by_key(|(_, index)| *index);
         let sets: Vec<BTreeSet<Group>> = sets.into_iter().map(|(set, _)| set).collect();
@@ -263,19 +272,24 @@ impl<'a> Compiler<'a> {
             rules.iter().filter(|rule| rule.reason == Reason::Allowed).map(|rule| rule.set).collect();
         let kernel_groups: BTreeSet<Group> =
             used.into_iter().filter_map(|set| sets.get(usize::from(set))).flatten().cloned().collect();
+        gateway_groups.retain(|group| !kernel_groups.contains(group));
         let guard = &self.contract.guard;
         let policy = Policy {
             hash,
             id: self.contract.policy_id.clone(),
             sequence: guard.sequence,
+            lifetime: self.contract.lifetime(),
             not_before: guard.not_before,
             not_after: guard.not_after,
             unix_sockets: guard.unix_sockets,
             on_bypass: guard.model.as_ref().map(|model| model.on_bypass).unwrap_or_default(),
-            gateway_groups: self.gateway_groups.difference(&kernel_groups).cloned().collect(),
+            gateway_groups,
             sets,
             rules,
             kernel_groups,
+            tools: self.tools,
+            // A token is good for one job, whatever the text says.
+            token: guard.token.map(|rules| TokenRules { job_scoped: true, ..rules }),
         };
         Ok((policy, findings))
     }
@@ -304,16 +318,6 @@ impl<'a> Compiler<'a> {
         }
         self.sets.insert(groups, next as u16);
         Ok(next as u16)
-    }
-
-    fn refuse_what_nothing_enforces(&self) -> Result<(), Error> {
-        if self.contract.guard.token {
-            return Err(Error::Unenforceable {
-                path: format!("{GUARD}.token"),
-                why: "this version does not verify job tokens; leave the member out, or use a version that does".into(),
-            });
-        }
-        Ok(())
     }
 
     /// Where both are there, `egress` may only say more about what `egress_allowlist` names.
@@ -419,7 +423,7 @@ impl<'a> Compiler<'a> {
         let receipts = self.contract.guard.model.as_ref().is_some_and(|model| model.require_proxy_receipts);
         if receipts && self.host.is_model_host(name) {
             return Err(Error::Unenforceable {
-                path: format!("{GUARD}.model.require_proxy_receipts"),
+                path: self.contract.form.receipts().into(),
                 why: format!("{} opens {name}, a model host, where no proxy would give a receipt", source.path()),
             });
         }
@@ -493,7 +497,7 @@ impl<'a> Compiler<'a> {
             groups.insert(Group::mcp(&server.name));
             for spec in specs() {
                 let whole =
-                    |pattern: &crate::contract::ToolPattern| pattern.server == server.name && pattern.tool == "*";
+                    |p: &ToolPattern| p.server == ServerPattern::Named(server.name.as_str().into()) && p.tool.is_any();
                 if spec.tools.iter().any(whole) {
                     groups.insert(spec.name.clone());
                     risk = risk.max(spec.risk);
@@ -582,6 +586,25 @@ impl<'a> Compiler<'a> {
             let note = format!("{} lies in {range}, which needs a cidr entry of its own", net::ip(addr));
             self.found(path, Outcome::Denied, note);
         }
+    }
+
+    /// The contract's own groups, and those of the tools that it gives: a server's, its risk and, where a tool is named,
+    /// the tool's class. All of them could be told apart where calls are seen.
+    fn groups_of_tools(&self) -> BTreeSet<Group> {
+        let mut groups: BTreeSet<Group> = self.contract.guard.groups.iter().map(|spec| spec.name.clone()).collect();
+        let Some(tools) = &self.contract.guard.tools else { return groups };
+        for line in tools.allow.iter().flatten().chain(&tools.approve) {
+            for server in self.host.mcp_servers.iter().filter(|server| line.pattern.server.matches(&server.name)) {
+                groups.extend([Group::mcp(&server.name), Group::risk(server.risk)]);
+                if let NamePattern::Exact(tool) = &line.pattern.tool {
+                    let judged = self.tools.judge(&server.name, tool);
+                    if !matches!(judged.verdict, ToolVerdict::Deny(_)) {
+                        groups.extend([Group::risk(judged.risk), Group::class(judged.class)]);
+                    }
+                }
+            }
+        }
+        groups
     }
 
     fn contract_entry(&self, rule: &Rule) -> Option<&To> {
@@ -682,116 +705,19 @@ impl<'a> Compiler<'a> {
             other_groups: groups(other),
         }
     }
-
-    /// What the rest of the contract comes to on a host without gateways.
-    fn describe_the_rest(&mut self) -> Vec<Finding> {
-        if self.findings.is_none() {
-            return Vec::new();
-        }
-        let contract = self.contract;
-        let guard = &contract.guard;
-        if guard.egress.is_empty() && contract.egress_allowlist.as_ref().is_none_or(Vec::is_empty) {
-            self.found("egress_allowlist", Outcome::Kernel, "empty or absent: the agent reaches nothing");
-        }
-        let no_model = "no model call is mediated on this host, and direct ones are only to what egress names";
-        for (present, name) in [
-            (contract.allowed_providers.is_some(), "allowed_providers"),
-            (contract.allowed_models.is_some(), "allowed_models"),
-        ] {
-            if present {
-                self.found(name, Outcome::Denied, format!("needs the model gateway: {no_model}"));
-            }
-        }
-        for name in &contract.model_rules {
-            self.found(*name, Outcome::Denied, format!("restricts calls that are not given: {no_model}"));
-        }
-        if let Some(model) = &guard.model {
-            if model.require_proxy_receipts {
-                let note = "no model host is opened, so that no call goes without a receipt";
-                self.found(format!("{GUARD}.model.require_proxy_receipts"), Outcome::Kernel, note);
-            }
-            let note = match model.on_bypass {
-                OnBypass::Alert => "told by metric and record",
-                OnBypass::ReadOnly => "told, and the groups class:write and class:irreversible of the agent are killed",
-                OnBypass::Halt => "told, and the group all of the agent is killed",
-            };
-            self.found(format!("{GUARD}.model.on_bypass"), Outcome::Daemon, note);
-        }
-        if let Some(tools) = &guard.tools {
-            let no_gateway = "needs the MCP gateway: no tool call is mediated on this host";
-            for (present, name) in [
-                (tools.allow.is_some(), "allow"),
-                (!tools.deny.is_empty(), "deny"),
-                (!tools.approve.is_empty(), "approve"),
-            ] {
-                if present {
-                    self.found(format!("{GUARD}.tools.{name}"), Outcome::Denied, no_gateway);
-                }
-            }
-        }
-        if guard.data_classes {
-            let note = "no call is mediated on this host; what an agent sends to an endpoint of egress is not read";
-            self.found(format!("{GUARD}.data_classes"), Outcome::Denied, note);
-        }
-        for (i, spec) in guard.groups.iter().enumerate() {
-            let by_rule = self.sets.keys().any(|set| set.contains(&spec.name));
-            let note = if by_rule {
-                "endpoints can be killed together"
-            } else {
-                "no endpoint belongs to it; its tools need the MCP gateway"
-            };
-            let outcome = if by_rule { Outcome::Kernel } else { Outcome::Denied };
-            self.found(format!("{GUARD}.groups[{i}]"), outcome, format!("{}: {note}", spec.name));
-        }
-        for (present, name) in [(guard.not_before.is_some(), "not_before"), (guard.not_after.is_some(), "not_after")] {
-            if present {
-                let (outcome, note) = if name == "not_after" {
-                    (Outcome::Kernel, "by the kernel's clock, without the daemon")
-                } else {
-                    (Outcome::Daemon, "refused at load before that time")
-                };
-                self.found(format!("{GUARD}.{name}"), outcome, note);
-            }
-        }
-        let note = "a lower one for the same policy_id is refused";
-        self.found(format!("{GUARD}.sequence"), Outcome::Daemon, note);
-        let note = if guard.unix_sockets {
-            "the agent may make unix sockets"
-        } else {
-            "no unix sockets (under clawguard run)"
-        };
-        self.found(format!("{GUARD}.unix_sockets"), Outcome::Daemon, note);
-        for name in ["policy_id", "issuer_did"] {
-            self.found(name, Outcome::Recorded, "in every record");
-        }
-        for name in &contract.foreign_metadata {
-            self.found(format!("metadata.{name}"), Outcome::Recorded, "not ClawGuard's");
-        }
-        let mut findings = self.findings.take().unwrap_or_default();
-        findings.sort_by(|a, b| natural(&a.path).cmp(&natural(&b.path)).then_with(|| a.note.cmp(&b.note)));
-        findings.dedup();
-        findings
-    }
-}
-
-/// Sorts `egress[10]` after `egress[9]`.
-fn natural(path: &str) -> (String, u64) {
-    let index = path.split_once('[').and_then(|(_, rest)| rest.split_once(']')).and_then(|(n, _)| n.parse().ok());
-    (path.split('[').next().unwrap_or(path).to_owned(), index.unwrap_or(0))
 }
 
 /// The tool rule, if any, that says something about this server which an open endpoint would not hold an agent to.
 fn tool_rule_about(tools: Option<&Tools>, server: &McpServer) -> Option<&'static str> {
     let tools = tools?;
-    let about =
-        |patterns: &[crate::contract::ToolPattern]| patterns.iter().any(|pattern| pattern.concerns(&server.name));
+    let about = |lines: &[ToolLine]| lines.iter().any(|line| line.pattern.server.matches(&server.name));
     if about(&tools.deny) {
         return Some("tools.deny");
     }
     if about(&tools.approve) {
         return Some("tools.approve");
     }
-    let whole = |pattern: &crate::contract::ToolPattern| pattern.concerns(&server.name) && pattern.tool == "*";
+    let whole = |line: &ToolLine| line.pattern.server.matches(&server.name) && line.pattern.tool.is_any();
     match &tools.allow {
         Some(allow) if !allow.iter().any(whole) => Some("tools.allow"),
         _ => None,

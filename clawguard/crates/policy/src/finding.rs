@@ -12,6 +12,9 @@ pub enum Outcome {
     Gateway,
     /// The daemon or `clawguard run` sees to it.
     Daemon,
+    /// Meant for OpenClaw, whose configuration holds the agent to it; the fence holds whatever it starts.
+    #[serde(rename = "openclaw")]
+    OpenClaw,
     /// A grant that this host cannot honour, and so does not give.
     Denied,
     /// Neither grants nor restricts; it is written down.
@@ -26,6 +29,7 @@ impl Outcome {
             Self::Kernel => "enforced (kernel)",
             Self::Gateway => "enforced (gateway)",
             Self::Daemon => "enforced (daemon)",
+            Self::OpenClaw => "for OpenClaw",
             Self::Denied => "denied",
             Self::Recorded => "recorded only",
         }

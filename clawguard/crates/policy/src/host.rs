@@ -9,6 +9,7 @@ use crate::{
     group::{Class, Risk},
     models,
     name::HostName,
+    tool::NamePattern,
 };
 
 /// An MCP server as the host's configuration describes it.
@@ -22,6 +23,23 @@ pub struct McpServer {
     pub risk: Risk,
     /// The gravest class among its tools.
     pub class: Class,
+    /// `tools.read`: tools that change nothing.
+    pub read: Vec<NamePattern>,
+    /// `tools.write`: tools that change what can be changed back.
+    pub write: Vec<NamePattern>,
+    /// `tools.irreversible`: tools that change something for good.
+    pub irreversible: Vec<NamePattern>,
+}
+
+impl McpServer {
+    /// The gravest class whose patterns name a tool, if any do.
+    #[must_use]
+    pub fn class_of(&self, tool: &str) -> Option<Class> {
+        [(&self.irreversible, Class::Irreversible), (&self.write, Class::Write), (&self.read, Class::Read)]
+            .into_iter()
+            .find(|(patterns, _)| patterns.iter().any(|pattern| pattern.matches(tool)))
+            .map(|(_, class)| class)
+    }
 }
 
 /// The facts under which a contract is compiled.
@@ -40,6 +58,12 @@ impl HostFacts {
     #[must_use]
     pub fn is_model_host(&self, host: &HostName) -> bool {
         self.model_hosts.contains(host) || models::is_model_host(host.as_str())
+    }
+
+    /// The MCP server of a name.
+    #[must_use]
+    pub fn mcp_server(&self, name: &str) -> Option<&McpServer> {
+        self.mcp_servers.iter().find(|server| server.name == name)
     }
 
     /// The MCP server behind an endpoint.

@@ -17,9 +17,11 @@ mod ranges;
 mod read;
 pub mod sample;
 pub mod special;
+pub mod tool;
 
 pub use compile::{Policy, compile};
 pub use contract::Contract;
 pub use finding::{Finding, Outcome};
 pub use group::Group;
 pub use host::HostFacts;
+pub use tool::ToolPolicy;

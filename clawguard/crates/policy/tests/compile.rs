@@ -8,7 +8,7 @@ use clawguard_common::{Addr, Reason, protocol, side};
 use policy::{
     Contract, Finding, Group, HostFacts, Outcome, Policy,
     compile::{Error, check, compile},
-    contract,
+    contract::{self, TokenRules},
     group::{Class, Risk},
     host::McpServer,
     net,
@@ -37,6 +37,9 @@ fn host() -> HostFacts {
             endpoint: Some(("crm.example".parse().unwrap(), 443)),
             risk: Risk::Medium,
             class: Class::Write,
+            read: vec!["get_*".parse().unwrap()],
+            write: vec!["update_*".parse().unwrap()],
+            irreversible: Vec::new(),
         }],
         ..HostFacts::default()
     }
@@ -275,9 +278,16 @@ fn an_mcp_server_whose_tools_are_restricted_is_not_opened_without_a_gateway() {
 }
 
 #[test]
-fn a_token_that_nothing_verifies_refuses_the_contract() {
-    let error = refused(r#"{"token":{"cst_max_ttl_seconds":900,"policy_hash_pinning":"required"}}"#);
-    assert!(error.to_string().starts_with("metadata.clawguard.v1.token cannot be enforced"), "{error}");
+fn what_a_contract_asks_of_tokens_is_part_of_its_policy() {
+    let rules = |guard| policy(guard).token;
+    assert_eq!(rules("{}"), None);
+    let none = TokenRules { max_ttl_seconds: None, require_scope_hash: false, require_pin: false, job_scoped: true };
+    assert_eq!(rules(r#"{"token":{}}"#), Some(none));
+    assert_eq!(rules(r#"{"token":{"policy_hash_pinning":"optional"}}"#), Some(none));
+    assert_eq!(
+        rules(r#"{"token":{"cst_max_ttl_seconds":900,"require_scope_hash":true,"policy_hash_pinning":"required"}}"#),
+        Some(TokenRules { max_ttl_seconds: Some(900), require_scope_hash: true, require_pin: true, job_scoped: true })
+    );
 }
 
 #[test]
@@ -311,6 +321,10 @@ fn what_is_not_understood_is_refused_and_named() {
         (r#"{"model":{"on_bypass":"ignore"}}"#, "alert, read-only or halt"),
         (r#"{"unix_sockets":"yes"}"#, "not true or false"),
         (r#"{"data_classes":{"denied":[]}}"#, "metadata.clawguard.v1.data_classes.denied is unknown"),
+        (r#"{"token":{"cst_max_ttl_seconds":0}}"#, "1 to 2147483648 seconds"),
+        (r#"{"token":{"cst_max_ttl_seconds":2147483649}}"#, "1 to 2147483648 seconds"),
+        (r#"{"token":{"policy_hash_pinning":"maybe"}}"#, "required or optional"),
+        (r#"{"tools":{"no_approval":["crm-mcp/*"]}}"#, "named exactly"),
         (r#"[]"#, "metadata.clawguard.v1 is a list, not an object"),
     ] {
         let error = unread(guard);

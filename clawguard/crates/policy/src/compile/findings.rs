@@ -1,0 +1,319 @@
+//! What became of each line of a contract, on a host without gateways.
+
+use super::{Compiler, GUARD};
+use crate::{
+    contract::{Form, Model, OnBypass, Profile, TokenRules, ToolLine, Tools},
+    finding::{Finding, Outcome},
+    group::Risk,
+    tool::{NamePattern, ServerPattern, ToolVerdict},
+};
+
+/// Where the forms have what they have in common.
+impl Form {
+    pub(super) const fn receipts(self) -> &'static str {
+        match self {
+            Self::Registered => "metadata.clawguard.v1.model.require_proxy_receipts",
+            Self::Listed | Self::Profiled => "model_egress.require_proxy_receipts",
+        }
+    }
+
+    const fn version(self) -> &'static str {
+        match self {
+            Self::Registered => "policy_version",
+            Self::Listed | Self::Profiled => "wpc_version",
+        }
+    }
+
+    const fn allowed_tools(self) -> &'static str {
+        match self {
+            Self::Registered => "metadata.clawguard.v1.tools.allow",
+            Self::Listed => "allowed_tools",
+            Self::Profiled => "tools.allow",
+        }
+    }
+
+    const fn denied_tools(self) -> &'static str {
+        match self {
+            Self::Registered => "metadata.clawguard.v1.tools.deny",
+            Self::Listed => "denied_tools",
+            Self::Profiled => "tools.deny",
+        }
+    }
+
+    const fn data_classes(self) -> &'static str {
+        match self {
+            Self::Registered => "metadata.clawguard.v1.data_classes",
+            Self::Listed | Self::Profiled => "data_classes",
+        }
+    }
+
+    /// The token's rules: the object, the scope's hash, the pin.
+    const fn token(self) -> [&'static str; 3] {
+        match self {
+            Self::Registered => ["metadata.clawguard.v1.token", "require_scope_hash", "policy_hash_pinning"],
+            Self::Listed => ["token_constraints", "require_scope_hash", "policy_hash_pinning"],
+            Self::Profiled => ["token_binding", "require_cst_scope_hash", "optional_policy_hash_pinning"],
+        }
+    }
+}
+
+const NO_MODEL: &str = "no model call is mediated on this host, and direct ones are only to what egress names";
+const NO_TOOL: &str = "needs the MCP gateway: no tool call is mediated on this host";
+const NO_CALL: &str = "restricts calls that are not given: no tool call passes on this host";
+
+impl Compiler<'_> {
+    pub(super) fn describe_the_rest(&mut self) -> Vec<Finding> {
+        if self.findings.is_none() {
+            return Vec::new();
+        }
+        let contract = self.contract;
+        let guard = &contract.guard;
+        match contract.form {
+            Form::Registered => self.describe_registered(),
+            Form::Listed | Form::Profiled => self.describe_named(),
+        }
+        if let Some(model) = &guard.model {
+            self.describe_model(model);
+        }
+        if let Some(tools) = &guard.tools {
+            self.describe_tools(tools);
+        }
+        self.describe_openclaw();
+        if let Some(rules) = &guard.token {
+            self.describe_token(rules);
+        }
+        if let Some(classes) = &guard.data_classes {
+            let path = contract.form.data_classes();
+            if contract.form == Form::Registered {
+                let note = "no call is mediated on this host; what an agent sends to an endpoint of egress is not read";
+                self.found(path, Outcome::Denied, note);
+            } else {
+                if classes.allow.is_some() {
+                    self.found(format!("{path}.allow"), Outcome::Denied, NO_TOOL);
+                }
+                if classes.deny.is_some() {
+                    self.found(format!("{path}.deny"), Outcome::Denied, NO_CALL);
+                }
+            }
+        }
+        let mut findings = self.findings.take().unwrap_or_default();
+        for path in &contract.empty {
+            if !findings.iter().any(|finding| finding.path == *path) {
+                let note = "there, with nothing in it".into();
+                findings.push(Finding { path: path.clone(), outcome: Outcome::Recorded, note });
+            }
+        }
+        findings.sort_by_cached_key(|finding| (natural(&finding.path), finding.note.clone()));
+        findings.dedup();
+        findings
+    }
+
+    /// What only form 1 has.
+    fn describe_registered(&mut self) {
+        let contract = self.contract;
+        let guard = &contract.guard;
+        if guard.egress.is_empty() && contract.egress_allowlist.as_ref().is_none_or(Vec::is_empty) {
+            self.found("egress_allowlist", Outcome::Kernel, "empty or absent: the agent reaches nothing");
+        }
+        for (present, name) in [
+            (contract.allowed_providers.is_some(), "allowed_providers"),
+            (contract.allowed_models.is_some(), "allowed_models"),
+        ] {
+            if present {
+                self.found(name, Outcome::Denied, format!("needs the model gateway: {NO_MODEL}"));
+            }
+        }
+        for (name, _) in &contract.model_rules {
+            self.found(*name, Outcome::Denied, format!("restricts calls that are not given: {NO_MODEL}"));
+        }
+        for (i, spec) in guard.groups.iter().enumerate() {
+            let by_rule = self.sets.keys().any(|set| set.contains(&spec.name));
+            let note = if by_rule {
+                "endpoints can be killed together"
+            } else {
+                "no endpoint belongs to it; its tools need the MCP gateway"
+            };
+            let outcome = if by_rule { Outcome::Kernel } else { Outcome::Denied };
+            self.found(format!("{GUARD}.groups[{i}]"), outcome, format!("{}: {note}", spec.name));
+        }
+        for (present, name) in [(guard.not_before.is_some(), "not_before"), (guard.not_after.is_some(), "not_after")] {
+            if present {
+                let (outcome, note) = if name == "not_after" {
+                    (Outcome::Kernel, "by the kernel's clock, without the daemon")
+                } else {
+                    (Outcome::Daemon, "refused at load before that time")
+                };
+                self.found(format!("{GUARD}.{name}"), outcome, note);
+            }
+        }
+        let note = "a lower one for the same policy_id is refused";
+        self.found(format!("{GUARD}.sequence"), Outcome::Daemon, note);
+        let note = if guard.unix_sockets {
+            "the agent may make unix sockets"
+        } else {
+            "no unix sockets (under clawguard run)"
+        };
+        self.found(format!("{GUARD}.unix_sockets"), Outcome::Daemon, note);
+        self.found("policy_version", Outcome::Recorded, "Claw's registered form");
+        for name in ["policy_id", "issuer_did"] {
+            self.found(name, Outcome::Recorded, "in every record");
+        }
+        for (name, _) in &contract.foreign_metadata {
+            self.found(format!("metadata.{name}"), Outcome::Recorded, "not ClawGuard's");
+        }
+    }
+
+    /// What only forms 2 and 3 have.
+    fn describe_named(&mut self) {
+        let version = self.contract.form.version();
+        self.found(version, Outcome::Kernel, "this form names no endpoint: the agent reaches nothing");
+        let note = "this form says neither expiry nor sequence: it ends [trust] default_lifetime after an operator put it in \
+                    force, and an older one comes back only by the operator's own wpc use";
+        self.found(version, Outcome::Daemon, note);
+        self.found("policy_name", Outcome::Recorded, "in every record, as policy_id");
+    }
+
+    fn describe_model(&mut self, model: &Model) {
+        let form = self.contract.form;
+        let (outcome, note) = if model.require_proxy_receipts {
+            (Outcome::Kernel, "no model host is opened, so that no call goes without a receipt")
+        } else {
+            (Outcome::Recorded, "no receipt is asked for")
+        };
+        self.found(form.receipts(), outcome, note);
+        if model.provider.is_some() {
+            self.found("model_egress.provider", Outcome::Denied, format!("needs the model gateway: {NO_MODEL}"));
+        }
+        if form == Form::Registered {
+            let note = match model.on_bypass {
+                OnBypass::Alert => "told by metric and record",
+                OnBypass::ReadOnly => "told, and the groups class:write and class:irreversible of the agent are killed",
+                OnBypass::Halt => "told, and the group all of the agent is killed",
+            };
+            self.found(format!("{GUARD}.model.on_bypass"), Outcome::Daemon, note);
+        }
+    }
+
+    fn describe_tools(&mut self, tools: &Tools) {
+        let form = self.contract.form;
+        for entry in &tools.entries {
+            let note = match &entry.server {
+                None => format!("\"{}\" is a kind of tools that this version does not know", entry.kind),
+                Some(ServerPattern::Any) => "tools of every MCP server".into(),
+                Some(ServerPattern::Named(name)) => format!("tools of the MCP server {name}"),
+            };
+            self.found(entry.path.as_str(), Outcome::Denied, note);
+        }
+        if tools.allow.is_some() {
+            self.found(form.allowed_tools(), Outcome::Denied, NO_TOOL);
+        }
+        if !tools.deny.is_empty() {
+            // Form 1 may open endpoints beside; a server that is denied tools is not among them.
+            let note = if form == Form::Registered { NO_TOOL } else { NO_CALL };
+            self.found(form.denied_tools(), Outcome::Denied, note);
+        }
+        for (lines, name) in [(&tools.approve, "approve"), (&tools.no_approval, "no_approval")] {
+            if !lines.is_empty() {
+                self.found(format!("{GUARD}.tools.{name}"), Outcome::Denied, NO_TOOL);
+            }
+        }
+        for line in tools.allow.iter().flatten().chain(&tools.approve).chain(&tools.no_approval) {
+            let note = self.decided(line);
+            self.found(line.path.as_str(), Outcome::Denied, note);
+        }
+        for line in &tools.deny {
+            self.found(line.path.as_str(), Outcome::Denied, NO_CALL);
+        }
+        match tools.profile {
+            Some(Profile::Readonly) => {
+                let note = "no tool call passes on this host; a gateway gives only tools of class read";
+                self.found("tools.profile", Outcome::Denied, note);
+            }
+            Some(Profile::Full) => self.found("tools.profile", Outcome::Recorded, "restricts nothing"),
+            None => {}
+        }
+    }
+
+    /// What a gateway would do with the tools of a line.
+    fn decided(&self, line: &ToolLine) -> String {
+        let server = match &line.pattern.server {
+            ServerPattern::Any => {
+                return format!("{NO_TOOL}; the tools of every [[mcp.server]] are decided one by one, by name");
+            }
+            ServerPattern::Named(name) => name,
+        };
+        let Some(known) = self.host.mcp_server(server) else {
+            return format!("no [[mcp.server]] has the name {server}");
+        };
+        let needs = "needs the MCP gateway, which this version does not have; decided already";
+        let NamePattern::Exact(tool) = &line.pattern.tool else {
+            let risk = known.risk;
+            let only = if risk == Risk::High { ", which gives tools only by their exact names" } else { "" };
+            return format!("{needs}: each tool by name, risk {risk}{only}");
+        };
+        let judged = self.tools.judge(server, tool);
+        let by_name = if known.class_of(tool).is_none() { " (by its name)" } else { "" };
+        let verdict = match judged.verdict {
+            ToolVerdict::Allow => "allow".into(),
+            ToolVerdict::Hold => "hold for a person's approval".into(),
+            ToolVerdict::Deny(reason) => format!("deny ({reason}: {})", reason.sentence()),
+        };
+        format!("{needs}: {verdict}; risk {}, class {}{by_name}", judged.risk, judged.class)
+    }
+
+    fn describe_openclaw(&mut self) {
+        const CARRIED: &str = "carried to OpenClaw's configuration compiler; the host's kernel does not see it";
+        let openclaw = &self.contract.guard.openclaw;
+        for line in &openclaw.allow {
+            let note = format!("{}: {CARRIED}, and it opens nothing", line.name);
+            self.found(line.path.as_str(), Outcome::Recorded, note);
+        }
+        for line in &openclaw.deny {
+            let note = format!(
+                "{}: {CARRIED}. What holds without OpenClaw: whatever is run in spite of it reaches no endpoint; its files \
+                 and processes are those that its user may touch",
+                line.name
+            );
+            self.found(line.path.as_str(), Outcome::OpenClaw, note);
+        }
+    }
+
+    fn describe_token(&mut self, rules: &TokenRules) {
+        let [token, scope, pin] = self.contract.form.token();
+        let note = "a job needs a token of a trusted issuer; when it expires, the kernel's clock ends the job's access";
+        self.found(token, Outcome::Daemon, note);
+        if let Some(seconds) = rules.max_ttl_seconds {
+            let note = format!("a token that lives longer than {seconds} s is refused");
+            self.found(format!("{token}.cst_max_ttl_seconds"), Outcome::Daemon, note);
+        }
+        let note = if rules.require_scope_hash {
+            "a token without the hash of its scope is refused"
+        } else {
+            "a token may lack the hash of its scope; one that is there is checked"
+        };
+        self.found(format!("{token}.{scope}"), Outcome::Daemon, note);
+        let note = if rules.require_pin {
+            "a token that does not carry this contract's hash is refused"
+        } else {
+            "a token that carries the hash of another contract is refused; it may carry none"
+        };
+        self.found(format!("{token}.{pin}"), Outcome::Daemon, note);
+        if self.contract.form == Form::Profiled {
+            let note = if rules.job_scoped {
+                "a token is good for one job"
+            } else {
+                "false, but a token is good for one job anyway: that is narrower"
+            };
+            self.found(format!("{token}.job_scoped_anti_replay"), Outcome::Daemon, note);
+        }
+    }
+}
+
+/// Sorts `egress[10]` after `egress[9]`, at every level.
+fn natural(path: &str) -> Vec<(u64, String)> {
+    let part = |(i, part): (usize, &str)| match part.split_once(']') {
+        Some((number, rest)) if i > 0 => (number.parse().unwrap_or(0), rest.to_owned()),
+        _ => (0, part.to_owned()),
+    };
+    path.split('[').enumerate().map(part).collect()
+}

@@ -1,0 +1,180 @@
+//! Who may call which tool.
+
+use std::{collections::BTreeSet, fmt};
+
+use super::class::class_by_name;
+use crate::{
+    contract::{GroupSpec, Profile, ToolLine, Tools},
+    group::{Class, Group, Risk},
+    host::McpServer,
+};
+
+/// A contract's rules for MCP tools, together with what the host knows of its servers. The default allows nothing.
+///
+/// - What `deny` names is denied, whatever else is said.
+/// - A server that the host's configuration does not name is denied.
+/// - What neither `allow` nor `approve` names is denied; without either, everything is.
+/// - The profile `readonly` denies what does more than read.
+/// - A tool of **high risk** is denied unless `allow` or `approve` names it without a wildcard; then it is held for a
+///   person, unless `no_approval` names it too.
+/// - What `approve` names is held for a person, whatever `no_approval` says.
+///
+/// **Risk** is the host's word for the server (`[[mcp.server]] risk`, high where it says nothing) or that of a group of
+/// the contract that the tool belongs to, whichever is higher: neither lowers the other's. **Class** is the gravest whose
+/// pattern in `[[mcp.server]] tools` names the tool, and where none does, the one that its name suggests
+/// ([`class_by_name`]).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ToolPolicy {
+    tools: Tools,
+    groups: Vec<GroupSpec>,
+    servers: Vec<McpServer>,
+}
+
+/// What becomes of a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ToolVerdict {
+    /// It may be made.
+    Allow,
+    /// It waits for a person.
+    Hold,
+    /// It is not made.
+    Deny(ToolReason),
+}
+
+/// Why a call is not made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ToolReason {
+    /// The contract denies the tool.
+    ToolDenied,
+    /// The host's configuration does not name the server.
+    UnknownServer,
+    /// The contract does not allow the tool.
+    ToolNotAllowed,
+    /// The contract's profile is `readonly`, and the tool does more than read.
+    ProfileReadonly,
+    /// The tool's risk is high, and only a wildcard allows it.
+    HighRiskNotNamed,
+}
+
+/// A verdict with what it rests on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Judgement<'a> {
+    /// What becomes of the call.
+    pub verdict: ToolVerdict,
+    /// The tool's risk.
+    pub risk: Risk,
+    /// The tool's class.
+    pub class: Class,
+    /// The groups that the tool belongs to: while any of them is killed, no call is made, whatever the verdict.
+    pub groups: BTreeSet<Group>,
+    /// Where in the contract the line stands that decided, if one did.
+    pub rule: Option<&'a str>,
+}
+
+impl ToolReason {
+    /// All of them.
+    pub const ALL: [Self; 5] =
+        [Self::ToolDenied, Self::UnknownServer, Self::ToolNotAllowed, Self::ProfileReadonly, Self::HighRiskNotNamed];
+
+    /// The word for it in records, answers and metrics. It stays.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::ToolDenied => "tool_denied",
+            Self::UnknownServer => "unknown_server",
+            Self::ToolNotAllowed => "tool_not_allowed",
+            Self::ProfileReadonly => "profile_readonly",
+            Self::HighRiskNotNamed => "high_risk_not_named",
+        }
+    }
+
+    /// The same for people.
+    #[must_use]
+    pub const fn sentence(self) -> &'static str {
+        match self {
+            Self::ToolDenied => "the contract denies the tool",
+            Self::UnknownServer => "no [[mcp.server]] of this host has the server's name",
+            Self::ToolNotAllowed => "the contract does not allow the tool",
+            Self::ProfileReadonly => {
+                "the contract's profile is readonly and the tool is not of class read; \
+                 [[mcp.server]] tools says what a tool does where its name does not"
+            }
+            Self::HighRiskNotNamed => "its risk is high, and the contract names it only by a wildcard",
+        }
+    }
+}
+
+impl fmt::Display for ToolReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.label())
+    }
+}
+
+impl ToolPolicy {
+    /// The rules of a contract on a host.
+    #[must_use]
+    pub fn new(tools: Option<&Tools>, groups: &[GroupSpec], servers: &[McpServer]) -> Self {
+        Self {
+            tools: tools.cloned().unwrap_or_default(),
+            groups: groups.iter().filter(|spec| !spec.tools.is_empty()).cloned().collect(),
+            servers: servers.to_vec(),
+        }
+    }
+
+    /// What becomes of a call.
+    #[must_use]
+    pub fn decide(&self, server: &str, tool: &str) -> ToolVerdict {
+        self.judge(server, tool).verdict
+    }
+
+    /// What becomes of a call, and what that rests on.
+    #[must_use]
+    pub fn judge(&self, server: &str, tool: &str) -> Judgement<'_> {
+        let known = self.servers.iter().find(|known| known.name == server);
+        let specs = || self.groups.iter().filter(|spec| spec.tools.iter().any(|p| p.matches(server, tool)));
+        let host = known.map_or(Risk::High, |known| known.risk);
+        let risk = specs().filter_map(|spec| spec.risk).max().map_or(host, |risk| risk.max(host));
+        let class = known.and_then(|known| known.class_of(tool)).unwrap_or_else(|| class_by_name(tool));
+        let mut groups = BTreeSet::from([Group::all(), Group::tools(), Group::risk(risk), Group::class(class)]);
+        groups.extend(known.map(|known| Group::mcp(&known.name)));
+        groups.extend(specs().map(|spec| spec.name.clone()));
+        let (verdict, rule) = self.verdict(known.is_some(), server, tool, risk, class);
+        Judgement { verdict, risk, class, groups, rule: rule.map(|line| line.path.as_str()) }
+    }
+
+    fn verdict(
+        &self,
+        known: bool,
+        server: &str,
+        tool: &str,
+        risk: Risk,
+        class: Class,
+    ) -> (ToolVerdict, Option<&ToolLine>) {
+        let deny = |reason, rule| (ToolVerdict::Deny(reason), rule);
+        let tools = &self.tools;
+        if let Some(line) = by(&tools.deny, server, tool) {
+            return deny(ToolReason::ToolDenied, Some(line));
+        }
+        if !known {
+            return deny(ToolReason::UnknownServer, None);
+        }
+        let approve = by(&tools.approve, server, tool);
+        let Some(line) = approve.or_else(|| by(tools.allow.as_deref().unwrap_or_default(), server, tool)) else {
+            return deny(ToolReason::ToolNotAllowed, None);
+        };
+        if tools.profile == Some(Profile::Readonly) && class != Class::Read {
+            return deny(ToolReason::ProfileReadonly, Some(line));
+        }
+        let exact = |lines: &[ToolLine]| lines.iter().any(|line| line.pattern.exact() == Some((server, tool)));
+        if risk == Risk::High && !exact(&tools.approve) && !exact(tools.allow.as_deref().unwrap_or_default()) {
+            return deny(ToolReason::HighRiskNotNamed, Some(line));
+        }
+        let needs_a_person = approve.is_some() || (risk == Risk::High && !exact(&tools.no_approval));
+        (if needs_a_person { ToolVerdict::Hold } else { ToolVerdict::Allow }, Some(line))
+    }
+}
+
+/// The first line that stands for a tool.
+fn by<'a>(lines: &'a [ToolLine], server: &str, tool: &str) -> Option<&'a ToolLine> {
+    lines.iter().find(|line| line.pattern.matches(server, tool))
+}
