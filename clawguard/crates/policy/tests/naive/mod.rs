@@ -1,0 +1,247 @@
+//! Contracts read a second time, from their text alone and as naively as possible: nothing here is the crate's own.
+
+pub(crate) mod generate;
+
+use std::net::IpAddr;
+
+use claw::Value;
+
+/// What the host says, in words.
+#[derive(Clone, Debug)]
+pub(crate) struct Facts {
+    pub(crate) hosts: Vec<(&'static str, &'static str)>,
+    pub(crate) servers: Vec<Server>,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Server {
+    pub(crate) name: &'static str,
+    pub(crate) host: &'static str,
+    pub(crate) risk: &'static str,
+    pub(crate) read: Vec<&'static str>,
+    pub(crate) write: Vec<&'static str>,
+    pub(crate) irreversible: Vec<&'static str>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Answer {
+    No,
+    Held,
+    Yes,
+}
+
+fn glob(pattern: &str, text: &str) -> bool {
+    match pattern.split_once('*') {
+        None => pattern == text,
+        Some((before, after)) => {
+            assert_eq!(after, "");
+            text.len() >= before.len() && text.as_bytes()[..before.len()] == *before.as_bytes()
+        }
+    }
+}
+
+fn list<'a>(value: Option<&'a Value>) -> Vec<&'a Value> {
+    match value {
+        Some(Value::Array(items)) => items.iter().collect(),
+        _ => Vec::new(),
+    }
+}
+
+fn texts<'a>(value: Option<&'a Value>) -> Vec<&'a str> {
+    list(value).into_iter().map(|item| item.as_str().unwrap()).collect()
+}
+
+fn at<'a>(value: &'a Value, path: &[&str]) -> Option<&'a Value> {
+    path.iter().try_fold(value, |value, name| value.get(name))
+}
+
+/// All pairs of server and tool patterns of a list, in any form.
+fn pairs(value: Option<&Value>, mcp: bool, denied: bool) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    for item in list(value) {
+        if let Some(text) = item.as_str() {
+            let dotted = text.strip_prefix("mcp.").filter(|_| mcp).and_then(|rest| rest.split_once('.'));
+            if let Some((server, tool)) = dotted.or_else(|| text.split_once('/')) {
+                found.push((server.to_owned(), tool.to_owned()));
+            } else if text == "*" && denied {
+                found.push(("*".to_owned(), "*".to_owned()));
+            }
+        } else if item.get("kind").and_then(Value::as_str) == Some("mcp") {
+            let server = item.get("server").and_then(Value::as_str).unwrap();
+            found.extend(texts(item.get("tools")).into_iter().map(|tool| (server.to_owned(), tool.to_owned())));
+        }
+    }
+    found
+}
+
+fn class(server: &Server, tool: &str) -> &'static str {
+    for (patterns, class) in [(&server.irreversible, "irreversible"), (&server.write, "write"), (&server.read, "read")]
+    {
+        if patterns.iter().any(|pattern| glob(pattern, tool)) {
+            return class;
+        }
+    }
+    for (words, class) in [
+        ("get list search read find describe fetch lookup query count show view status", "read"),
+        ("create update add set put post comment edit move rename assign upload write", "write"),
+    ] {
+        for word in words.split(' ') {
+            let same = tool.get(..word.len()).is_some_and(|start| start.eq_ignore_ascii_case(word));
+            let rest: Vec<char> = tool.chars().skip(word.len()).take(2).collect();
+            let upper = tool.get(..word.len()).is_some_and(|start| start.ends_with(|c: char| c.is_uppercase()));
+            let ends = match rest[..] {
+                [] | ['_' | '-' | '.', ..] => true,
+                // camelCase: a capital after a small letter, or the last one of several before a small letter.
+                [c, ref more @ ..] => {
+                    c.is_uppercase() && (!upper || more.first().is_some_and(|next| next.is_lowercase()))
+                }
+            };
+            if same && ends && !camel_inside(&tool[..word.len()]) {
+                return class;
+            }
+        }
+    }
+    "irreversible"
+}
+
+/// `gEt` is no one word.
+fn camel_inside(word: &str) -> bool {
+    let chars: Vec<char> = word.chars().collect();
+    chars.windows(2).any(|two| two[0].is_lowercase() && two[1].is_uppercase())
+        || chars.windows(3).any(|three| three[..2].iter().all(|c| c.is_uppercase()) && three[2].is_lowercase())
+}
+
+/// May the agent call the tool?
+pub(crate) fn may_call(payload: &Value, facts: &Facts, server: &str, tool: &str) -> Answer {
+    let guard = at(payload, &["metadata", "clawguard.v1"]);
+    let (allow, deny, approve, free) = if payload.get("policy_version").is_some() {
+        let lines = |name| pairs(guard.and_then(|guard| at(guard, &["tools", name])), false, false);
+        (lines("allow"), lines("deny"), lines("approve"), lines("no_approval"))
+    } else if payload.get("tools").is_some() || payload.get("token_binding").is_some() {
+        let lines = |name, denied| pairs(at(payload, &["tools", name]), true, denied);
+        (lines("allow", false), lines("deny", true), Vec::new(), Vec::new())
+    } else {
+        let lines = |name| pairs(payload.get(name), true, true);
+        (lines("allowed_tools"), lines("denied_tools"), Vec::new(), Vec::new())
+    };
+    let hit = |pairs: &[(String, String)]| pairs.iter().any(|(s, t)| (s == "*" || s == server) && glob(t, tool));
+    let by_name = |pairs: &[(String, String)]| pairs.iter().any(|(s, t)| !t.contains('*') && s == server && t == tool);
+    if hit(&deny) {
+        return Answer::No;
+    }
+    let Some(known) = facts.servers.iter().find(|known| known.name == server) else { return Answer::No };
+    if !hit(&allow) && !hit(&approve) {
+        return Answer::No;
+    }
+    let readonly = at(payload, &["tools", "profile"]).and_then(Value::as_str) == Some("readonly");
+    if readonly && class(known, tool) != "read" {
+        return Answer::No;
+    }
+    let group_is_high = |group: &&Value| {
+        group.get("risk").and_then(Value::as_str) == Some("high") && hit(&pairs(group.get("tools"), false, false))
+    };
+    let high = known.risk == "high" || list(guard.and_then(|guard| guard.get("groups"))).iter().any(group_is_high);
+    if high && !by_name(&allow) && !by_name(&approve) {
+        return Answer::No;
+    }
+    if hit(&approve) || (high && !by_name(&free)) { Answer::Held } else { Answer::Yes }
+}
+
+fn bits(ip: IpAddr) -> Vec<bool> {
+    let bytes = match ip {
+        IpAddr::V4(ip) => ip.octets().to_vec(),
+        IpAddr::V6(ip) => ip.octets().to_vec(),
+    };
+    bytes.iter().flat_map(|byte| (0..8).rev().map(move |bit| byte >> bit & 1 == 1)).collect()
+}
+
+/// The prefix's length, if the address lies in the range.
+fn inside(ip: IpAddr, range: &str) -> Option<usize> {
+    let (first, length) = range.split_once('/').unwrap();
+    let (first, length): (IpAddr, usize) = (first.parse().unwrap(), length.parse().unwrap());
+    (ip.is_ipv4() == first.is_ipv4() && bits(ip)[..length] == bits(first)[..length]).then_some(length)
+}
+
+/// The special ranges that the generated contracts come near.
+fn special(ip: IpAddr) -> Option<usize> {
+    ["10.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "169.254.169.254/32"]
+        .iter()
+        .filter_map(|range| inside(ip, range))
+        .max()
+}
+
+fn host_is(pattern: &str, name: &str) -> bool {
+    match pattern.strip_prefix('*') {
+        Some(suffix) => name.ends_with(suffix) && name != &suffix[1..],
+        None => pattern == name,
+    }
+}
+
+/// May the agent send to the address?
+pub(crate) fn may_reach(payload: &Value, facts: &Facts, ip: IpAddr, port: u16, protocol: &str) -> bool {
+    if payload.get("policy_version").is_none() {
+        return false;
+    }
+    let guard = at(payload, &["metadata", "clawguard.v1"]);
+    let egress = list(guard.and_then(|guard| guard.get("egress")));
+    let named: Vec<&str> = egress.iter().filter_map(|entry| entry.get("host").and_then(Value::as_str)).collect();
+    let names: Vec<&str> =
+        facts.hosts.iter().filter(|(_, a)| a.parse::<IpAddr>().unwrap() == ip).map(|(name, _)| *name).collect();
+    let opens = |entry: &Value| {
+        let ports = list(entry.get("ports"));
+        let port_fits = if ports.is_empty() {
+            port == 443
+        } else {
+            ports.iter().any(|number| **number == Value::Number(f64::from(port)))
+        };
+        let by = entry.get("protocol").and_then(Value::as_str).unwrap_or("tcp");
+        port_fits && (by == protocol || (entry.get("quic") == Some(&Value::Bool(true)) && protocol == "udp"))
+    };
+    let by_host = |pattern: &str| {
+        special(ip).is_none()
+            && names.iter().any(|name| {
+                let spoken_for = pattern.starts_with('*') && named.contains(name);
+                host_is(pattern, name) && !spoken_for && !tools_close(payload, facts, name, port)
+            })
+    };
+    let mut by_range = false;
+    for entry in egress.iter().filter(|entry| opens(entry)) {
+        if entry.get("host").and_then(Value::as_str).is_some_and(by_host) {
+            return true;
+        }
+        if let Some(length) = entry.get("cidr").and_then(Value::as_str).and_then(|range| inside(ip, range)) {
+            if length == 32 {
+                return true;
+            }
+            by_range |= length >= special(ip).unwrap_or(0);
+        }
+    }
+    // What egress speaks about, egress decides.
+    let spoken = |pattern: &str| {
+        named.iter().any(|other| *other == pattern || (other.starts_with('*') && host_is(other, pattern)))
+    };
+    let silent = |name: &&&str| !named.iter().any(|other| host_is(other, name));
+    for pattern in texts(payload.get("egress_allowlist")) {
+        let mut hosts = names.iter().filter(silent).filter(|name| host_is(pattern, name));
+        let tls = port == 443 && protocol == "tcp" && special(ip).is_none();
+        if tls && !spoken(pattern) && hosts.any(|name| !tools_close(payload, facts, name, port)) {
+            return true;
+        }
+    }
+    let model =
+        names.contains(&"api.openai.com") && [("tcp", 443), ("tcp", 80), ("udp", 443)].contains(&(protocol, port));
+    by_range && !model
+}
+
+/// Whether the contract's words about tools close a server's endpoint.
+fn tools_close(payload: &Value, facts: &Facts, host: &str, port: u16) -> bool {
+    let Some(server) = facts.servers.iter().find(|server| server.host == host && port == 443) else { return false };
+    let Some(tools) = at(payload, &["metadata", "clawguard.v1", "tools"]) else { return false };
+    let about = |name| -> Vec<String> {
+        let all = pairs(tools.get(name), false, false).into_iter();
+        all.filter(|(s, _)| s == "*" || s == server.name).map(|(_, tool)| tool).collect()
+    };
+    !about("deny").is_empty()
+        || !about("approve").is_empty()
+        || (tools.get("allow").is_some() && !about("allow").contains(&"*".to_owned()))
+}

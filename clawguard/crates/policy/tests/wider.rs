@@ -1,0 +1,80 @@
+//! No contract of any form compiles to more than its text says.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
+mod naive;
+
+use claw::{Hash, json, json::Limits};
+use clawguard_common::{Reason, protocol, side};
+use naive::{
+    Answer,
+    generate::{self, ADDRESSES, SERVERS, TOOLS},
+};
+use policy::{Contract, Policy, compile, net, sample, tool::ToolVerdict};
+use proptest::prelude::*;
+
+fn read(value: &serde_json::Value) -> (claw::Value, Contract) {
+    let text = value.to_string();
+    let payload = json::parse(text.as_bytes(), Limits { bytes: 1 << 20, depth: 32 }).unwrap();
+    let contract = Contract::read(&payload).unwrap_or_else(|error| panic!("{text}: {error}"));
+    (payload, contract)
+}
+
+fn reaches(policy: &Policy, to: &str, port: u16, by: u8) -> bool {
+    let to = net::addr(to.parse().unwrap());
+    sample::find(policy, side::EGRESS, by, port, to).is_some_and(|rule| rule.reason == Reason::Allowed)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    #[test]
+    fn what_the_kernel_lets_out_is_what_the_text_lets_out(payload in generate::contract(), facts in generate::facts()) {
+        let (text, contract) = read(&payload);
+        // A contract that is refused lets nothing out.
+        let Ok(policy) = compile(&contract, Hash([7; 32]), &facts.host()) else { return Ok(()) };
+        for to in ADDRESSES {
+            for port in [80, 443, 8443] {
+                for (by, name) in [(protocol::TCP, "tcp"), (protocol::UDP, "udp")] {
+                    let expected = naive::may_reach(&text, &facts, to.parse().unwrap(), port, name);
+                    prop_assert_eq!(reaches(&policy, to, port, by), expected, "{} {} {}: {}", to, port, name, payload);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn who_may_call_a_tool_is_who_may_by_the_text(payload in generate::contract(), facts in generate::facts()) {
+        let (text, contract) = read(&payload);
+        let Ok(policy) = compile(&contract, Hash([7; 32]), &facts.host()) else { return Ok(()) };
+        for server in SERVERS {
+            for tool in TOOLS {
+                let decided = match policy.tools.decide(server, tool) {
+                    ToolVerdict::Allow => Answer::Yes,
+                    ToolVerdict::Hold => Answer::Held,
+                    ToolVerdict::Deny(_) => Answer::No,
+                };
+                let expected = naive::may_call(&text, &facts, server, tool);
+                prop_assert_eq!(decided, expected, "{}/{}: {} on {:?}", server, tool, payload, facts);
+            }
+        }
+    }
+}
+
+#[test]
+fn the_generated_contracts_are_seldom_refused_and_allow_something() {
+    use proptest::strategy::ValueTree;
+    let mut runner = proptest::test_runner::TestRunner::deterministic();
+    let (mut compiled, mut reached, mut called) = (0, 0, 0);
+    for _ in 0..500 {
+        let payload = generate::contract().new_tree(&mut runner).unwrap().current();
+        let facts = generate::facts().new_tree(&mut runner).unwrap().current();
+        let (_, contract) = read(&payload);
+        if let Ok(policy) = compile(&contract, Hash([7; 32]), &facts.host()) {
+            compiled += 1;
+            reached += usize::from(ADDRESSES.iter().any(|to| reaches(&policy, to, 443, protocol::TCP)));
+            let may = |server: &str| TOOLS.iter().any(|tool| policy.tools.decide(server, tool) == ToolVerdict::Allow);
+            called += usize::from(may("crm"));
+        }
+    }
+    assert!(compiled > 300 && reached > 100 && called > 50, "{compiled} {reached} {called}");
+}
