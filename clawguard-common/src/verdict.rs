@@ -70,6 +70,8 @@ reasons! {
     Loopback = 16, "loopback";
     /// A look-up that may not fail failed.
     Internal = 17, "internal";
+    /// The job's token has ended: expired, revoked, no longer known to be good, or not there though the contract demands one.
+    TokenEnded = 18, "token_ended";
 }
 
 /// How many reasons the per-agent counters hold; room to grow without a new ABI.

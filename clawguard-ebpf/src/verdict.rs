@@ -136,7 +136,7 @@ pub(crate) fn judge(
             verdict.own = true;
         }
         if verdict.now_ns >= verdict.deadline_ns {
-            verdict.reason = Reason::Expired;
+            verdict.reason = if verdict.now_ns >= head.deadline_ns { Reason::Expired } else { Reason::TokenEnded };
         }
     }
     // Last, because a kill holds whatever else is true, in observe mode too.

@@ -14,7 +14,7 @@ use sys::{bpf, cgroup};
 use crate::{Error, Fence, links::Changes};
 
 /// What a job is started with.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct JobSpec {
     /// Slot of its agent.
     pub agent: u32,
@@ -24,6 +24,14 @@ pub struct JobSpec {
     pub observe: bool,
     /// Groups that are killed for it from the start.
     pub killed: Groups,
+    /// When its token ends: nanoseconds, CLOCK_BOOTTIME. [`NEVER`] for a job that needs none, 0 for one that has none yet.
+    pub deadline_ns: u64,
+}
+
+impl Default for JobSpec {
+    fn default() -> Self {
+        Self { agent: 0, policy: 0, observe: false, killed: Groups::default(), deadline_ns: NEVER }
+    }
 }
 
 /// A job in force.
@@ -74,7 +82,7 @@ impl Fence {
         let jobs = &self.maps.jobs;
         jobs.set(slot, offset_of!(Job, agent), u64::from(spec.agent));
         jobs.set(slot, offset_of!(Job, policy), u64::from(spec.policy));
-        jobs.set(slot, offset_of!(Job, deadline_ns), NEVER);
+        jobs.set(slot, offset_of!(Job, deadline_ns), spec.deadline_ns);
         jobs.set(slot, offset_of!(Job, flags), if spec.observe { job::OBSERVE } else { 0 });
         jobs.set_groups(slot, offset_of!(Job, killed), &spec.killed);
         let enrolled = self.manage(directory, slot, key);
@@ -202,6 +210,23 @@ impl Fence {
     pub fn set_policy(&self, slot: u32, policy: u32) {
         self.maps.jobs.set(slot, offset_of!(Job, policy), u64::from(policy));
         self.raise_generation();
+    }
+
+    /// Moves the moment at which a job's token ends: nanoseconds, CLOCK_BOOTTIME. An earlier one holds from the next packet on;
+    /// a later one is seen by a flow when its old one comes.
+    pub fn set_deadline(&self, slot: u32, deadline_ns: u64) {
+        let offset = offset_of!(Job, deadline_ns);
+        let before = self.maps.jobs.get(slot, offset);
+        self.maps.jobs.set(slot, offset, deadline_ns);
+        if deadline_ns < before {
+            self.raise_generation();
+        }
+    }
+
+    /// The moment at which a job's token ends.
+    #[must_use]
+    pub fn deadline(&self, slot: u32) -> u64 {
+        self.maps.jobs.get(slot, offset_of!(Job, deadline_ns))
     }
 
     /// The slot of the contract that a job is under.

@@ -351,6 +351,15 @@ impl Fence {
         }
     }
 
+    /// Moves a contract's expiry to a later time, because an operator put it in force anew.
+    pub fn put_off(&self, slot: u32, deadline_ns: u64) {
+        let offset = std::mem::offset_of!(PolicyHead, deadline_ns);
+        if deadline_ns > self.maps.policies.get(slot, offset) {
+            self.maps.policies.set(slot, offset, deadline_ns);
+            // Denials are not cached, and a flow that is allowed looks again when its old expiry comes.
+        }
+    }
+
     /// How many entries a contract's tables have.
     #[must_use]
     pub fn policy_entries(&self, slot: u32) -> usize {
