@@ -2,6 +2,7 @@
 
 mod audit;
 mod breakglass;
+mod cst;
 mod daemon;
 mod doctor;
 mod enrol;
@@ -10,6 +11,7 @@ mod flip;
 mod gateway;
 mod keygen;
 mod protect;
+mod remote;
 mod run;
 mod shield;
 mod status;
@@ -76,6 +78,8 @@ enum Command {
     Keygen(keygen::Arguments),
     /// Work with contracts.
     Wpc(wpc::Arguments),
+    /// Work with job tokens.
+    Cst(cst::Arguments),
     /// Read and verify the audit chain.
     Audit(audit::Arguments),
     /// Take the fence off when the daemon cannot start: recorded, and for host root only.
@@ -136,7 +140,7 @@ impl From<ErrorDetail> for Failure {
             if detail.hint.is_empty() { detail.message } else { format!("{} ({})", detail.message, detail.hint) };
         match detail.code {
             Code::BadRequest => Self::Usage(text),
-            Code::Forbidden | Code::ContractRefused => Self::Refused(text),
+            Code::Forbidden | Code::ContractRefused | Code::TokenRefused => Self::Refused(text),
             Code::NotFound | Code::Conflict | Code::Unavailable | Code::Unproven | Code::Internal => Self::Failed(text),
         }
     }
@@ -222,6 +226,7 @@ fn carry_out(arguments: Arguments) -> Done {
         Command::Explain(arguments) => explain::run(&context, &arguments),
         Command::Keygen(arguments) => keygen::run(&context, &arguments),
         Command::Wpc(arguments) => wpc::run(&context, &arguments),
+        Command::Cst(arguments) => cst::run(&context, &arguments),
         Command::Audit(arguments) => audit::run(&context, &arguments),
         Command::BreakGlass(arguments) => breakglass::break_glass(&context, &arguments),
         Command::Uninstall => breakglass::uninstall(&context),

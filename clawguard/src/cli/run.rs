@@ -37,6 +37,9 @@ pub(crate) struct Arguments {
     /// A contract for this job: a hash that the daemon has, or a file.
     #[arg(long, value_name = "HASH|FILE")]
     wpc: Option<String>,
+    /// The job's token. Without --job, the token names the job.
+    #[arg(long, value_name = "FILE")]
+    cst: Option<std::path::PathBuf>,
     /// The user to become. Root has to say this or --userns-root: host root is never given.
     #[arg(long, value_name = "USER", conflicts_with = "userns_root")]
     user: Option<String>,
@@ -111,8 +114,14 @@ fn start_job(context: &Context, arguments: &Arguments) -> Result<JobAnswer, Fail
         Some(contract) => wpc::named(contract)?,
         None => (None, None),
     };
-    let body =
-        JobBody { agent: arguments.agent.clone(), id: arguments.job.clone(), wpc_hash, envelope, enrol_caller: false };
+    let body = JobBody {
+        agent: arguments.agent.clone(),
+        id: arguments.job.clone(),
+        wpc_hash,
+        envelope,
+        cst: arguments.cst.as_deref().map(super::cst::read).transpose()?,
+        enrol_caller: false,
+    };
     let client = context.client();
     context.wait(client.send(Method::POST, "/v1/jobs", &body))
 }

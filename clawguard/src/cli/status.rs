@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use control::api::Status;
+use control::api::{Status, TokenView};
 
 use super::{
     Context, Done,
@@ -59,6 +59,17 @@ fn text(status: &Status) -> String {
     if !lost.is_empty() {
         text.push_str(&format!("records that did not fit: {}\n", lost.join(", ")));
     }
+    for registry in &status.registries {
+        let how = match (registry.up, &registry.last_success) {
+            (None, _) => "not asked yet".to_owned(),
+            (Some(true), _) => "up".to_owned(),
+            (Some(false), None) => format!("DOWN, never answered ({})", registry.error.as_deref().unwrap_or("-")),
+            (Some(false), Some(at)) => {
+                format!("DOWN since some time after {at} ({})", registry.error.as_deref().unwrap_or("-"))
+            }
+        };
+        text.push_str(&format!("registry {} {}: {how}\n", registry.name, registry.url));
+    }
     for warning in &status.warnings {
         text.push_str(&format!("warning: {warning}\n"));
     }
@@ -91,10 +102,19 @@ fn text(status: &Status) -> String {
                 job.origin.clone(),
                 job.wpc_hash.as_deref().map_or_else(|| "none".into(), short),
                 job.started_at.clone(),
+                job.token.as_ref().map_or_else(|| "-".into(), token),
             ]
         })
         .collect();
     text.push('\n');
-    text.push_str(&table(&["JOB", "AGENT", "STATE", "ORIGIN", "CONTRACT", "STARTED"], &jobs));
+    text.push_str(&table(&["JOB", "AGENT", "STATE", "ORIGIN", "CONTRACT", "STARTED", "TOKEN"], &jobs));
     text
+}
+
+/// How a job stands with its token.
+fn token(token: &TokenView) -> String {
+    match &token.expires_at {
+        Some(at) => format!("{} until {at}", token.state),
+        None => token.state.clone(),
+    }
 }

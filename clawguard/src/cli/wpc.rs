@@ -21,7 +21,11 @@ use hyper::Method;
 use policy::{Contract, HostFacts, compile};
 use serde_json::{json, value::RawValue};
 
-use super::{Context, Done, Failure, table::table};
+use super::{
+    Context, Done, Failure,
+    remote::{Remote, Which},
+    table::table,
+};
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -74,6 +78,26 @@ enum Verb {
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
     },
+    /// Fetch a contract from the registry, verified, by its hash.
+    Fetch {
+        /// Its hash.
+        hash: Hash,
+        /// Where to write the envelope instead of printing it.
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+        /// Who must have signed it. Without it, one of [trust] wpc_signers, where the configuration can be read.
+        #[arg(long, value_name = "DID")]
+        signer: Option<Did>,
+        #[command(flatten)]
+        remote: Remote,
+    },
+    /// Give a contract to the registry: an envelope as it is, or a payload for the registry to sign.
+    Publish {
+        /// The envelope, or its payload.
+        file: PathBuf,
+        #[command(flatten)]
+        remote: Remote,
+    },
     /// Put a contract in force for an agent.
     Use {
         /// The envelope's file, or the hash of a contract that the daemon has.
@@ -102,6 +126,8 @@ pub(crate) fn run(context: &Context, arguments: &Arguments) -> Done {
         Verb::Verify { file, signer } => verify(context, file, *signer),
         Verb::Show { file } => show(context, file),
         Verb::Check { file, config } => check(context, file, config.as_deref()),
+        Verb::Fetch { hash, out, signer, remote } => fetch(context, *hash, out.as_deref(), *signer, remote),
+        Verb::Publish { file, remote } => publish(context, file, remote),
         Verb::Use { contract, agent, allow_rollback, reason } => {
             put_in_force(context, contract, agent, *allow_rollback, reason)
         }
@@ -257,6 +283,59 @@ fn check(context: &Context, file: &Path, config: Option<&Path>) -> Done {
         _ => return Ok(()),
     };
     Err(refused(&format!("it would be refused: {why}")))
+}
+
+/// The hash of an envelope's payload, or of a bare payload.
+pub(crate) fn hash_of(file: &Path) -> Result<Hash, Failure> {
+    payload(file).map(|(_, payload)| payload.canonical_hash())
+}
+
+fn fetch(context: &Context, hash: Hash, out: Option<&Path>, signer: Option<Did>, remote: &Remote) -> Done {
+    let answer = remote.ask(context, Which::Clawcontrols, "GET", &format!("/v1/wpc/{hash}"), None)?;
+    answer.expect(&[200])?;
+    let wrapped = json::parse(answer.body.as_bytes(), json::Limits { bytes: 128 << 20, depth: 34 })
+        .map_err(|error| Failure::Failed(format!("the registry's answer: {error}")))?;
+    let text = wrapped.get("envelope").map(ToString::to_string).unwrap_or_default();
+    let envelope = Envelope::open(text.as_bytes(), Kind::WorkPolicyContract)
+        .map_err(|error| Failure::Failed(format!("the registry's answer: {error}")))?;
+    if envelope.hash != hash {
+        return Err(Failure::Failed(format!("the registry gave {} for {hash}", envelope.hash)));
+    }
+    let trusted = match signer {
+        Some(signer) => Some(signer == envelope.signer),
+        None => Config::read(&context.paths.config())
+            .ok()
+            .map(|config| config.trust.wpc_signers.iter().any(|did| did.0 == envelope.signer)),
+    };
+    if trusted == Some(false) {
+        return Err(Failure::Refused(format!("{hash} is signed by {}, who is not trusted", envelope.signer)));
+    }
+    let Some(out) = out else {
+        println!("{text}");
+        return Ok(());
+    };
+    fs::write(out, format!("{text}\n")).map_err(|error| of(out)(&error))?;
+    let value = json!({ "wpc_hash": hash.to_string(), "signer": envelope.signer.to_string(), "file": out });
+    context.print(&value, |_| format!("{hash}\nsigned by {}\nwritten to {}\n", envelope.signer, out.display()))
+}
+
+fn publish(context: &Context, file: &Path, remote: &Remote) -> Done {
+    let (envelope, value) = payload(file)?;
+    Contract::read(&value).map_err(|error| of(file)(&error))?;
+    let hash = value.canonical_hash();
+    let (method, path, body) = match envelope {
+        Some(_) => ("PUT", format!("/v1/wpc/{hash}"), String::from_utf8_lossy(&bytes(file)?).into_owned()),
+        None => ("POST", "/v1/wpc".into(), format!("{{\"wpc\":{value}}}")),
+    };
+    let answer = remote.ask(context, Which::Clawcontrols, method, &path, Some(body))?;
+    let told = answer.expect(&[200, 201])?;
+    if told.get("policy_hash_b64u").and_then(serde_json::Value::as_str) != Some(hash.to_string().as_str()) {
+        return Err(Failure::Failed(format!("the registry answers for another contract than {hash}")));
+    }
+    context.print(&told, |told| {
+        let before = told.get("existed") == Some(&serde_json::Value::Bool(true));
+        format!("{hash}\n{}\n", if before { "was there before" } else { "is there now" })
+    })
 }
 
 /// A contract by file or by hash, as a request's body has it.

@@ -22,6 +22,17 @@ pub struct ErrorDetail {
     /// For people: what to do.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub hint: String,
+    /// For programs, where the code leaves it open: why a token is refused, in clawscope's words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cause: Option<String>,
+}
+
+impl ErrorDetail {
+    /// An error without a cause of its own.
+    #[must_use]
+    pub fn new(code: Code, message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self { code, message: message.into(), hint: hint.into(), cause: None }
+    }
 }
 
 /// What kind of error it is.
@@ -38,6 +49,8 @@ pub enum Code {
     Conflict,
     /// The contract is refused.
     ContractRefused,
+    /// The job's token is refused; the cause says why.
+    TokenRefused,
     /// The daemon cannot give what is asked: no room, no disk.
     Unavailable,
     /// What was asked for happened, but was not proven.
@@ -52,7 +65,7 @@ impl Code {
     pub const fn status(self) -> u16 {
         match self {
             Self::BadRequest => 400,
-            Self::Forbidden => 403,
+            Self::Forbidden | Self::TokenRefused => 403,
             Self::NotFound => 404,
             Self::Conflict => 409,
             Self::ContractRefused => 422,
@@ -87,8 +100,25 @@ pub struct Status {
     pub lost: BTreeMap<String, u64>,
     /// How full the kernel's tables are: entries and room.
     pub maps: BTreeMap<String, (u64, u64)>,
+    /// The registries that the configuration names.
+    pub registries: Vec<RegistryView>,
     /// What an operator should know.
     pub warnings: Vec<String>,
+}
+
+/// A registry.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RegistryView {
+    /// `clawcontrols` or `clawscope`.
+    pub name: String,
+    /// Where it is.
+    pub url: String,
+    /// Whether it answered the last time; absent before the first.
+    pub up: Option<bool>,
+    /// When it last answered (RFC 3339).
+    pub last_success: Option<String>,
+    /// What went wrong the last time, if it did.
+    pub error: Option<String>,
 }
 
 /// A group that is killed.
@@ -144,6 +174,71 @@ pub struct JobView {
     pub wpc_hash: Option<String>,
     /// When it began (RFC 3339).
     pub started_at: String,
+    /// Its token; absent where it has and needs none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<TokenView>,
+}
+
+/// A job's token.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenView {
+    /// `valid`; or why the job reaches nothing: `missing`, `expired`, `revoked`, `refused` (by its issuer), `stale` (its issuer
+    /// could not be asked for too long), `mismatched` (it pins another contract).
+    pub state: String,
+    /// SHA-256 of the token, in hexadecimal.
+    pub token_hash: Option<String>,
+    /// The key that signed it.
+    pub kid: Option<String>,
+    /// When it expires (RFC 3339).
+    pub expires_at: Option<String>,
+    /// When its issuer last said that it is good (RFC 3339).
+    pub checked_at: Option<String>,
+    /// The agent that it names.
+    pub agent_did: Option<String>,
+    /// Who holds that agent's key: `host` or `foreign`.
+    pub agent_key: Option<String>,
+}
+
+/// Body of `PUT /v1/jobs/{id}/cst`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PresentBody {
+    /// The token.
+    pub cst: String,
+}
+
+/// The answer to `POST /v1/jobs/{id}/key`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyView {
+    /// The job, which need not have begun.
+    pub job: String,
+    /// The public half of the key that this host holds for it.
+    pub agent_did: String,
+}
+
+/// Body of `POST /v1/tokens/revoke`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RevokeBody {
+    /// The token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<String>,
+    /// Or its SHA-256, in hexadecimal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token_hash: Option<String>,
+    /// Why. Not empty.
+    pub reason: String,
+}
+
+/// The answer to `POST /v1/tokens/revoke`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RevokeAnswer {
+    /// The token's SHA-256, in hexadecimal.
+    pub token_hash: String,
+    /// The jobs whose egress ended.
+    pub jobs_stopped: Vec<String>,
+    /// Live connections that were ended.
+    pub sockets_destroyed: u64,
 }
 
 /// `GET /v1/groups`
@@ -300,6 +395,9 @@ pub struct JobBody {
     /// A contract of its own, byte for byte.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub envelope: Option<Box<RawValue>>,
+    /// Its token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cst: Option<String>,
     /// The job is the systemd unit in whose cgroup the caller is.
     #[serde(default)]
     pub enrol_caller: bool,

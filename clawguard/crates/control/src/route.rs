@@ -23,6 +23,12 @@ pub enum Route {
     EndJob,
     /// Moves a process of the caller's into a job.
     AddProcess,
+    /// Takes a token for a job that runs.
+    PresentToken,
+    /// Mints the key of a job's agent.
+    MintKey,
+    /// Revokes a token on this host.
+    RevokeToken,
     /// What the kernel decided.
     Decisions,
     /// An agent's contract.
@@ -32,7 +38,7 @@ pub enum Route {
 }
 
 /// Every route with its method and the form of its path.
-pub const TABLE: [(Route, &str, &str); 13] = [
+pub const TABLE: [(Route, &str, &str); 16] = [
     (Route::Status, "GET", "/v1/status"),
     (Route::Groups, "GET", "/v1/groups"),
     (Route::Kill, "POST", "/v1/groups/{name}/kill"),
@@ -43,6 +49,9 @@ pub const TABLE: [(Route, &str, &str); 13] = [
     (Route::StartJob, "POST", "/v1/jobs"),
     (Route::EndJob, "DELETE", "/v1/jobs/{name}"),
     (Route::AddProcess, "POST", "/v1/jobs/{name}/processes"),
+    (Route::PresentToken, "PUT", "/v1/jobs/{name}/cst"),
+    (Route::MintKey, "POST", "/v1/jobs/{name}/key"),
+    (Route::RevokeToken, "POST", "/v1/tokens/revoke"),
     (Route::Decisions, "GET", "/v1/decisions"),
     (Route::Contract, "GET", "/v1/agents/{name}/wpc"),
     (Route::UseContract, "PUT", "/v1/agents/{name}/wpc"),

@@ -70,10 +70,9 @@ impl Call {
     ///
     /// [`ErrorDetail`], ready to be answered.
     pub fn body<T: serde::de::DeserializeOwned>(&self) -> Result<T, ErrorDetail> {
-        serde_json::from_slice(&self.body).map_err(|error| ErrorDetail {
-            code: Code::BadRequest,
-            message: format!("the body is not what this route takes: {error}"),
-            hint: "docs/openapi.yaml has its form".into(),
+        serde_json::from_slice(&self.body).map_err(|error| {
+            let message = format!("the body is not what this route takes: {error}");
+            ErrorDetail::new(Code::BadRequest, message, "docs/openapi.yaml has its form")
         })
     }
 }
@@ -96,11 +95,9 @@ impl Reply {
     pub fn json(value: &impl Serialize) -> Self {
         match serde_json::to_value(value) {
             Ok(value) => Self::Json(value),
-            Err(error) => Self::Error(ErrorDetail {
-                code: Code::Internal,
-                message: format!("the answer cannot be written: {error}"),
-                hint: String::new(),
-            }),
+            Err(error) => {
+                Self::Error(ErrorDetail::new(Code::Internal, format!("the answer cannot be written: {error}"), ""))
+            }
         }
     }
 }
@@ -181,8 +178,7 @@ async fn answer(peer: Peer, request: Request<Incoming>, handler: &Handler) -> Re
 }
 
 async fn understood(peer: Peer, request: Request<Incoming>) -> Result<Call, ErrorDetail> {
-    let wrong =
-        |code, message: String| ErrorDetail { code, message, hint: "docs/openapi.yaml lists the routes".into() };
+    let wrong = |code, message: String| ErrorDetail::new(code, message, "docs/openapi.yaml lists the routes");
     let (parts, body) = request.into_parts();
     let path = parts.uri.path();
     let (route, name) = route::find(parts.method.as_str(), path).map_err(|none| match none {

@@ -2,16 +2,17 @@
 
 use std::{collections::BTreeMap, future::Future, pin::Pin, sync::Arc, time::Instant};
 
+use claw::Hash;
 use clawguard_common::Hook;
 use control::{
     api::{
-        AgentView, Code, Decisions, DrillBody, ErrorDetail, FlipBody, JobBody, KillView, ModeBody, ProcessBody, Status,
-        UseBody,
+        AgentView, Code, Decisions, DrillBody, ErrorDetail, FlipBody, JobBody, KillView, ModeBody, PresentBody,
+        ProcessBody, RevokeBody, Status, UseBody,
     },
     route::Route,
     server::{Call, Reply},
 };
-use fence::{AgentName, NotAName};
+use fence::{AgentName, JobId, NotAName};
 use serde::Serialize;
 use serde_json::{json, value::RawValue};
 use switch::Actor;
@@ -19,9 +20,10 @@ use sys::peer::Peer;
 
 use crate::{
     audit::Ticket,
-    contracts::{Terms, judge},
+    contracts::{Terms, Use, judge},
     core::{Answer, Core, Shared, refuse},
     jobs::Hands,
+    tokens::{Case, JobToken},
 };
 
 /// Answers calls, each on a thread that may wait for the disk.
@@ -32,11 +34,7 @@ pub(crate) fn handler(shared: Arc<Shared>) -> Arc<control::server::Handler> {
         Box::pin(async move {
             let done = tokio::task::spawn_blocking(move || answer(&shared, &call, started)).await;
             done.unwrap_or_else(|error| {
-                Reply::Error(ErrorDetail {
-                    code: Code::Internal,
-                    message: format!("the call was not answered: {error}"),
-                    hint: String::new(),
-                })
+                Reply::Error(ErrorDetail::new(Code::Internal, format!("the call was not answered: {error}"), ""))
             })
         }) as Pin<Box<dyn Future<Output = Reply> + Send>>
     })
@@ -83,6 +81,15 @@ fn routed(shared: &Shared, call: &Call, started: Instant) -> Answer<Reply> {
         Route::AddProcess => {
             let body: ProcessBody = call.body()?;
             acknowledged(shared, |core| core.add_process(&call.name, body.pid, &call.peer))
+        }
+        Route::PresentToken => {
+            let body: PresentBody = call.body()?;
+            shared.present_token(&call.name, &body, &json!(actor)).map(|view| Reply::json(&view))
+        }
+        Route::MintKey => shared.lock().mint_key(&call.name).map(|view| Reply::json(&view)),
+        Route::RevokeToken => {
+            let body: RevokeBody = call.body()?;
+            shared.revoke_token(&body, &json!(actor)).map(|answer| Reply::json(&answer))
         }
         Route::Decisions => decisions(shared, call),
         Route::Contract => contract(shared, call),
@@ -137,7 +144,7 @@ fn named_contract(shared: &Shared, envelope: Option<&RawValue>, hash: Option<&st
         (None, None) => Ok(None),
         (Some(envelope), None) => Ok(Some(envelope.get().as_bytes().to_vec())),
         (None, Some(hash)) => match hash.parse() {
-            Ok(hash) => shared.lock().contract_bytes(hash).map(Some),
+            Ok(hash) => shared.contract_bytes(hash).map(Some),
             Err(error) => refuse(Code::BadRequest, format!("{error}"), ""),
         },
         (Some(_), Some(_)) => refuse(Code::BadRequest, "either a contract or its hash, not both", ""),
@@ -147,20 +154,20 @@ fn named_contract(shared: &Shared, envelope: Option<&RawValue>, hash: Option<&st
 fn start_job(shared: &Shared, call: &Call) -> Answer<Reply> {
     let body: JobBody = call.body()?;
     let own = named_contract(shared, body.envelope.as_deref(), body.wpc_hash.as_deref())?;
+    let expected = body.wpc_hash.as_ref().and_then(|hash| hash.parse().ok());
+    let named = Core::named_job(&body)?;
     let hash = match own {
         None => None,
         Some(bytes) => {
-            let (config, facts) = {
-                let core = shared.lock();
-                (core.config.clone(), core.facts.clone())
-            };
-            let judged = judge(bytes, &config, &facts)?;
+            let judged = judge(bytes, &shared.bench(), Use::Anew(expected))
+                .inspect_err(|error| shared.lock().contract_refused(&named.0, error))?;
             shared.load(&judged)?;
             shared.lock().accept_for_job(&judged)?;
             Some(judged.policy.hash)
         }
     };
-    let made = shared.acknowledged(|core| core.start_job(&body, hash, &call.peer));
+    let made = judged_token(shared, &body, &named, hash)
+        .and_then(|token| shared.acknowledged(|core| core.start_job(named, &body, hash, token, &call.peer)));
     if made.is_err() {
         shared.lock().drop_unused_contracts();
     }
@@ -168,6 +175,25 @@ fn start_job(shared: &Shared, call: &Call) -> Answer<Reply> {
         Reply::Json(value) => Reply::Created(value),
         other => other,
     })
+}
+
+/// A new job's token, judged; without the lock, because its issuer is asked.
+fn judged_token(
+    shared: &Shared,
+    body: &JobBody,
+    (agent, job): &(AgentName, JobId),
+    own: Option<Hash>,
+) -> Answer<Option<(JobToken, Case)>> {
+    let Some(cst) = &body.cst else { return Ok(None) };
+    let (contract, rules) = {
+        let mut core = shared.lock();
+        let Some(contract) = core.contract_for(agent, own)? else {
+            return refuse(Code::Conflict, format!("the agent {agent} has no contract that a token could be for"), "");
+        };
+        (contract, core.token_rules(contract))
+    };
+    let case = Case { agent: agent.clone(), job: job.clone(), contract, rules };
+    shared.judge_token(cst, &case).map(|token| Some((token, case)))
 }
 
 fn decisions(shared: &Shared, call: &Call) -> Answer<Reply> {
@@ -222,7 +248,9 @@ fn use_contract(shared: &Shared, call: &Call, actor: Actor) -> Answer<Reply> {
         return refuse(Code::BadRequest, "a contract or its hash is needed", "");
     };
     let configured = shared.lock().configured(&name);
-    let terms = Terms { rollback: body.allow_rollback.then_some(body.reason), configured, actor: Some(actor) };
+    let expected = body.wpc_hash.as_ref().and_then(|hash| hash.parse().ok());
+    let terms =
+        Terms { rollback: body.allow_rollback.then_some(body.reason), configured, expected, actor: Some(actor) };
     shared.put_in_force(&name, bytes, &terms).map(|view| Reply::json(&view))
 }
 
@@ -256,6 +284,8 @@ impl Core {
         });
         let mut warnings: Vec<String> = self.config.without_effect().into_iter().map(str::to_owned).collect();
         warnings.extend(self.problems.values().cloned());
+        warnings
+            .extend(self.registries.keys_error.iter().map(|why| format!("clawscope's key set did not come: {why}")));
         if self.audit.owed() > 0 {
             warnings.push(format!("{} records wait in memory for room on the disk", self.audit.owed()));
         }
@@ -276,6 +306,7 @@ impl Core {
             jobs: self.jobs.iter().map(|(id, job)| self.job_view(id, job)).collect(),
             lost,
             maps: self.map_usage().into_iter().map(|(map, used, room)| (map.to_owned(), (used, room))).collect(),
+            registries: self.registries.views(),
             warnings,
         }
     }

@@ -44,27 +44,110 @@ pub struct Config {
 }
 
 /// `[trust]`: nobody is trusted unless named here.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Trust {
     /// Who may sign contracts.
     pub wpc_signers: Vec<Text<Did>>,
     /// Who may issue job tokens.
     pub cst_issuers: Vec<Text<Did>>,
+    /// The names under which this host takes job tokens.
+    pub cst_audiences: Vec<String>,
+    /// Scopes of which a job token needs one.
+    pub cst_scopes: Vec<String>,
+    /// Whether a job token counts that no issuer can be asked about.
+    pub revocation: Revocation,
     /// Who may sign receipts.
     pub receipt_signers: Vec<Text<Did>>,
-    /// How long a contract without an expiry of its own is in force.
-    pub default_lifetime: Option<String>,
+    /// How long a contract without an expiry of its own is in force: `7d`, `12h`, `30m`.
+    pub default_lifetime: Lifetime,
+}
+
+impl Default for Trust {
+    fn default() -> Self {
+        Self {
+            wpc_signers: Vec::new(),
+            cst_issuers: Vec::new(),
+            cst_audiences: vec!["clawguard".into(), "clawproxy.com".into()],
+            cst_scopes: vec!["proxy:call".into(), "clawproxy:call".into()],
+            revocation: Revocation::default(),
+            receipt_signers: Vec::new(),
+            default_lifetime: Lifetime::default(),
+        }
+    }
+}
+
+/// `[trust] revocation`
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Revocation {
+    /// A token whose issuer cannot be asked is refused.
+    #[default]
+    Required,
+    /// Tokens count until they expire or an operator of this host revokes them. For hosts without an issuer's service.
+    Off,
+}
+
+/// A span of time, in whole seconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lifetime(pub u64);
+
+impl Default for Lifetime {
+    fn default() -> Self {
+        Self(7 * 86_400)
+    }
+}
+
+impl<'de> Deserialize<'de> for Lifetime {
+    fn deserialize<D: de::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(from)?;
+        let parse = || {
+            let unit = match text.chars().last()? {
+                's' => 1,
+                'm' => 60,
+                'h' => 3600,
+                'd' => 86_400,
+                _ => return None,
+            };
+            let count: u64 = text[..text.len() - 1].parse().ok()?;
+            count.checked_mul(unit).filter(|seconds| (1..=3650 * 86_400).contains(seconds)).map(Self)
+        };
+        parse().ok_or_else(|| de::Error::custom(format!("\"{text}\" is no time such as 30m, 12h or 7d")))
+    }
 }
 
 /// `[registry]`
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Registry {
     /// clawcontrols' URL.
     pub clawcontrols: Option<String>,
     /// clawscope's URL.
     pub clawscope: Option<String>,
+    /// The only certificates (PEM) by which the registries are trusted, instead of the platform's.
+    pub ca: Option<PathBuf>,
+    /// A file with what proves to clawscope that this host may follow its revocations.
+    pub token: Option<PathBuf>,
+    /// Whether clawscope's key set is trusted beside `[trust] cst_issuers`.
+    pub jwks: bool,
+    /// Seconds between two questions about a live token.
+    pub poll_seconds: u64,
+    /// Seconds for which an answer about a token counts. What is older ends the job's egress.
+    pub revocation_max_age_seconds: u64,
+}
+
+impl Default for Registry {
+    fn default() -> Self {
+        Self {
+            clawcontrols: None,
+            clawscope: None,
+            ca: None,
+            token: None,
+            jwks: false,
+            poll_seconds: 10,
+            revocation_max_age_seconds: 60,
+        }
+    }
 }
 
 /// `[model]`
@@ -354,27 +437,31 @@ impl Config {
                 _ => return wrong(key, "either url or command is needed"),
             }
         }
-        Ok(())
+        self.registry.check()
     }
 
     /// What of this has no effect in this version: said at start and by `doctor`.
     #[must_use]
     pub fn without_effect(&self) -> Vec<&'static str> {
         let parts = [
-            (self.registry != Registry::default(), "[registry]: contracts come from files in this version"),
             (
                 self.model.proxy.is_some() || !self.model.keys.is_empty(),
                 "[model]: no model call is mediated in this version",
             ),
             (self.limits != Limits::default(), "[limits]: no tool call is mediated in this version"),
-            (!self.trust.cst_issuers.is_empty(), "[trust] cst_issuers: no token is verified in this version"),
-            (
-                self.trust.default_lifetime.is_some(),
-                "[trust] default_lifetime: this version reads no contract form that needs it",
-            ),
             (!self.trust.receipt_signers.is_empty(), "[trust] receipt_signers: no receipt is verified in this version"),
         ];
         parts.into_iter().filter_map(|(there, text)| there.then_some(text)).collect()
+    }
+
+    /// What `[hosts]` says of a URL's host.
+    #[must_use]
+    pub fn addresses_of(&self, url: &str) -> Vec<IpAddr> {
+        match place(url) {
+            Some((Place::Address(address), _)) => vec![address],
+            Some((Place::Name(name), _)) => self.hosts.get(&Text(name)).cloned().unwrap_or_default(),
+            None => Vec::new(),
+        }
     }
 
     /// What contracts are compiled with.
@@ -414,6 +501,57 @@ impl Server {
             irreversible: patterns(&self.tools.irreversible),
         }
     }
+}
+
+impl Registry {
+    fn check(&self) -> Result<(), Error> {
+        let wrong = |key: &str, why: &str| Err(Error::Value { key: format!("registry.{key}"), why: why.into() });
+        for (key, url) in [("clawcontrols", &self.clawcontrols), ("clawscope", &self.clawscope)] {
+            if url.as_deref().is_some_and(|url| place(url).is_none()) {
+                return wrong(key, "https://HOST[:PORT] is expected (http:// for a loopback address alone)");
+            }
+        }
+        if self.poll_seconds == 0 || self.poll_seconds >= self.revocation_max_age_seconds {
+            return wrong("poll_seconds", "1 or more is expected, and less than revocation_max_age_seconds");
+        }
+        if self.jwks && self.clawscope.is_none() {
+            return wrong("jwks", "the key set is clawscope's, which is not set");
+        }
+        Ok(())
+    }
+}
+
+/// Where a registry is: a name or an address, and a port.
+pub(crate) fn place(url: &str) -> Option<(Place, u16)> {
+    let (rest, plain) = match (url.strip_prefix("https://"), url.strip_prefix("http://")) {
+        (Some(rest), _) => (rest, false),
+        (_, Some(rest)) => (rest, true),
+        _ => return None,
+    };
+    let authority = rest.strip_suffix('/').unwrap_or(rest);
+    if authority.contains(['/', '?', '#', '@']) {
+        return None;
+    }
+    let (host, port) = match authority.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => (host, port.parse().ok().filter(|port| *port != 0)?),
+        _ => (authority, if plain { 80 } else { 443 }),
+    };
+    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    let place = match bare.parse::<IpAddr>() {
+        Ok(address) => Place::Address(address),
+        Err(_) => Place::Name(host.parse().ok()?),
+    };
+    let local = matches!(place, Place::Address(address) if address.is_loopback());
+    (!plain || local).then_some((place, port))
+}
+
+/// A registry's host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// An address.
+    Address(IpAddr),
+    /// A name, to be resolved.
+    Name(HostName),
 }
 
 /// Host and port of an HTTP URL.
@@ -496,7 +634,7 @@ mod tests {
         assert_eq!(facts.mcp_servers[0].class, Class::Write);
         assert_eq!(facts.mcp_servers[0].class_of("search_customer"), Some(Class::Read));
         assert_eq!(facts.mcp_servers[0].class_of("delete_customer"), None);
-        assert_eq!(config.without_effect().len(), 3);
+        assert_eq!(config.without_effect().len(), 2);
     }
 
     #[test]
@@ -518,6 +656,12 @@ mod tests {
             ("[[agent]]\nname = \"a\"\nmatch = { unit = \"x\", user = \"y\" }", "match"),
             ("[[agent]]\nname = \"a\"\n[[agent]]\nname = \"a\"", "the agent is there twice"),
             ("[[agent]]\nname = \"gateway\"", "the gateway's own"),
+            ("[trust]\ndefault_lifetime = \"7 days\"", "no time such as"),
+            ("[registry]\nclawscope = \"http://scope.example\"", "registry.clawscope: https://"),
+            ("[registry]\nclawscope = \"https://scope.example/v1\"", "registry.clawscope: https://"),
+            ("[registry]\nclawscope = \"https://a@scope.example\"", "registry.clawscope: https://"),
+            ("[registry]\npoll_seconds = 60", "less than revocation_max_age_seconds"),
+            ("[registry]\njwks = true", "clawscope's, which is not set"),
             ("[[mcp.server]]\nname = \"a\"", "either url or command"),
             ("[[mcp.server]]\nname = \"a\"\nurl = \"ftp://x\"", "url is not https"),
             ("[[mcp.server]]\nname = \"a\"\nurl = \"https://203.0.113.1/\"", "url is not https"),

@@ -16,7 +16,7 @@ use evidence::chain::Kind;
 use fence::{AgentName, Fence, Lowered, Severed};
 use policy::{
     Contract, Group, HostFacts, Policy, compile,
-    contract::{Lifetime, OnBypass},
+    contract::{Lifetime, OnBypass, TokenRules},
 };
 use serde_json::json;
 use switch::Numbers;
@@ -42,6 +42,8 @@ pub(crate) struct InForce {
     pub(crate) gateway_groups: BTreeSet<Group>,
     /// An endpoint of each group, for the canary.
     pub(crate) samples: BTreeMap<Group, Endpoint>,
+    /// What it asks of a job's token; `None` where a job needs none.
+    pub(crate) token: Option<TokenRules>,
     /// Whether its end was told.
     pub(crate) expiry_told: bool,
 }
@@ -53,36 +55,56 @@ pub(crate) struct Judged {
     pub(crate) signer: String,
 }
 
+/// Under what a contract is judged.
+#[derive(Clone)]
+pub(crate) struct Bench {
+    config: Config,
+    facts: HostFacts,
+    /// Until when contracts without an expiry of their own are in force, by hash.
+    lifetimes: BTreeMap<String, String>,
+}
+
+/// What a contract has to be, and for how long one without an expiry of its own is good.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Use {
+    /// An operator, or the configuration, puts it in force now: such a contract's time begins.
+    Anew(Option<Hash>),
+    /// It was in force before, under this hash.
+    Again(Hash),
+}
+
 /// Judges an envelope: shape, hash, signature, signer, form, and what it comes to on this host. Takes no lock and may take
 /// a while.
-pub(crate) fn judge(bytes: Vec<u8>, config: &Config, facts: &HostFacts) -> Answer<Judged> {
-    let refused = |message: String, hint: &str| ErrorDetail {
-        code: Code::ContractRefused,
-        message: format!("the contract is refused: {message}"),
-        hint: hint.into(),
+pub(crate) fn judge(bytes: Vec<u8>, bench: &Bench, how: Use) -> Answer<Judged> {
+    let Bench { config, facts, lifetimes } = bench;
+    let refused = |message: String, hint: &str| {
+        ErrorDetail::new(Code::ContractRefused, format!("the contract is refused: {message}"), hint)
     };
     let envelope = Envelope::open(&bytes, EnvelopeKind::WorkPolicyContract)
         .map_err(|error| refused(error.to_string(), "sign it again with `clawguard wpc sign`"))?;
+    if let Use::Again(expected) | Use::Anew(Some(expected)) = how
+        && expected != envelope.hash
+    {
+        let message = format!("it is {}, and {expected} was asked for", envelope.hash);
+        return Err(refused(message, "whoever gave it gave another one: ask elsewhere"));
+    }
     if !config.trust.wpc_signers.iter().any(|signer| signer.0 == envelope.signer) {
         let hint = "add the signer to [trust] wpc_signers, if you trust it";
         return Err(refused(format!("its signer {} is not trusted", envelope.signer), hint));
     }
     let contract = Contract::read(&envelope.payload)
         .map_err(|error| refused(error.to_string(), "`clawguard wpc check` shows every line"))?;
-    let policy = compile(&contract, envelope.hash, facts)
+    let mut policy = compile(&contract, envelope.hash, facts)
         .map_err(|error| refused(error.to_string(), "`clawguard wpc check` shows every line"))?;
-    // What nothing here holds a job to yet: refused rather than left out.
-    if policy.token.is_some() {
-        return Err(refused(
-            "it asks for job tokens, which this version does not verify".into(),
-            "use a version that does",
-        ));
-    }
-    if policy.lifetime == Lifetime::Default {
-        let why = "it says no expiry, and this version applies no [trust] default_lifetime";
-        return Err(refused(why.into(), "have one with policy_version \"1\" and not_after signed"));
-    }
     let now = Core::now();
+    if needs_lifetime(&policy) {
+        let begun = lifetimes.get(&envelope.hash.to_string()).and_then(|until| Instant::parse(until));
+        let fresh = Instant(now.0.saturating_add(config.trust.default_lifetime.0.saturating_mul(1_000_000_000)));
+        policy.not_after = match how {
+            Use::Again(_) => begun.or(Some(fresh)),
+            Use::Anew(_) => Some(fresh),
+        };
+    }
     if let Some(from) = policy.not_before.filter(|from| now < *from) {
         return Err(refused(format!("it is not in force before {}", from.format()), "use it then"));
     }
@@ -99,6 +121,8 @@ pub(crate) struct Terms {
     pub(crate) rollback: Option<String>,
     /// What the configuration said.
     pub(crate) configured: Option<String>,
+    /// Which contract it has to be.
+    pub(crate) expected: Option<Hash>,
     /// Who wants it.
     pub(crate) actor: Option<switch::Actor>,
 }
@@ -124,13 +148,16 @@ impl Shared {
         core.enter(judged, lowered)
     }
 
+    /// What contracts are judged under.
+    pub(crate) fn bench(&self) -> Bench {
+        let core = self.lock();
+        Bench { config: core.config.clone(), facts: core.facts.clone(), lifetimes: core.ledger.lifetimes.clone() }
+    }
+
     /// Judges a contract and puts it in force for an agent.
     pub(crate) fn put_in_force(&self, agent: &AgentName, bytes: Vec<u8>, terms: &Terms) -> Answer<ContractView> {
-        let (config, facts) = {
-            let core = self.lock();
-            (core.config.clone(), core.facts.clone())
-        };
-        let judged = judge(bytes, &config, &facts)?;
+        let judged = judge(bytes, &self.bench(), Use::Anew(terms.expected))
+            .inspect_err(|error| self.lock().contract_refused(agent, error))?;
         self.lock().check_sequence(&judged.policy, terms)?;
         self.load(&judged)?;
         let view = self.acknowledged(|core| core.use_contract(agent, &judged, terms));
@@ -145,7 +172,17 @@ fn lower(policy: &Policy, numbers: &Numbers) -> Answer<Lowered> {
     fence::lower(policy, numbers).map_err(|error| failed("write the contract's tables", &error))
 }
 
+/// Whether the host says how long the contract is in force, because its form has no place for it.
+fn needs_lifetime(policy: &Policy) -> bool {
+    policy.lifetime == Lifetime::Default
+}
+
 impl Core {
+    /// Records that a contract was refused.
+    pub(crate) fn contract_refused(&mut self, agent: &AgentName, error: &ErrorDetail) {
+        self.note(Kind::Contract, json!({ "agent": agent.as_str(), "refused": error.message }));
+    }
+
     /// A lower sequence than one accepted before is refused.
     fn check_sequence(&self, policy: &Policy, terms: &Terms) -> Answer<()> {
         let highest = self.ledger.sequences.get(&policy.id).copied().unwrap_or(0);
@@ -202,6 +239,7 @@ impl Core {
             kernel_groups: policy.kernel_groups.clone(),
             gateway_groups: policy.gateway_groups.clone(),
             samples,
+            token: policy.token.clone(),
             expiry_told: false,
         };
         self.contracts.insert(policy.hash, contract);
@@ -224,6 +262,7 @@ impl Core {
             entry.wpc = Some(hash.to_string());
             entry.configured = terms.configured.clone();
         }
+        self.remember_lifetime(judged);
         let highest = self.ledger.sequences.entry(judged.policy.id.clone()).or_default();
         if terms.rollback.is_some() || *highest < judged.policy.sequence {
             *highest = judged.policy.sequence;
@@ -252,7 +291,16 @@ impl Core {
                 return Err(refused);
             }
         };
+        // Put in force anew, a contract without an expiry of its own lives longer.
+        if let (Some(contract), Some(to)) = (self.contracts.get_mut(&hash), judged.policy.not_after) {
+            if contract.not_after.is_some_and(|before| before < to) {
+                contract.not_after = Some(to);
+                contract.expiry_told = false;
+            }
+            self.fence.put_off(contract.slot, clock::boot_deadline(to.0));
+        }
         let agent_slot = self.point(agent, hash)?;
+        self.settle_tokens();
         let severed = self.end_disallowed(|fence, job| fence.agent_of(job) == agent_slot)?;
         self.drop_unused_contracts();
         let view = ContractView {
@@ -325,16 +373,27 @@ impl Core {
         }
     }
 
+    /// Writes into the ledger, which is not saved here, how long a contract without an expiry of its own lives.
+    fn remember_lifetime(&mut self, judged: &Judged) {
+        if needs_lifetime(&judged.policy)
+            && let Some(to) = judged.policy.not_after
+        {
+            self.ledger.lifetimes.insert(judged.policy.hash.to_string(), to.format());
+        }
+    }
+
     /// Takes a contract for one job: no older than what was accepted before, kept, and its sequence remembered.
     pub(crate) fn accept_for_job(&mut self, judged: &Judged) -> Answer<()> {
         self.check_sequence(&judged.policy, &Terms::default())?;
         self.keep_contract(judged)?;
+        self.remember_lifetime(judged);
         let highest = self.ledger.sequences.entry(judged.policy.id.clone()).or_default();
         if *highest < judged.policy.sequence {
             *highest = judged.policy.sequence;
-            self.save_ledger()?;
+        } else if !needs_lifetime(&judged.policy) {
+            return Ok(());
         }
-        Ok(())
+        self.save_ledger()
     }
 
     /// Keeps an accepted contract, by hash.
@@ -406,6 +465,7 @@ impl Core {
                 self.fence.bring_forward(contract.slot, clock::boot_deadline(to.0));
             }
         }
+        self.bring_tokens_forward();
     }
 
     /// Puts the switch on disk, whatever it takes.

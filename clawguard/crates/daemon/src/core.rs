@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     io,
     path::PathBuf,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use claw::{Hash, key::Did, time::Instant};
@@ -21,10 +21,12 @@ use crate::{
     config::{AgentMode, Config},
     contracts::InForce,
     decisions::Recent,
+    errands::Errands,
     jobs::Job,
     ledger::{self, AgentEntry, Ledger},
     metrics::Counters,
     paths::Paths,
+    registry::Registries,
 };
 
 /// Everything that the daemon knows. One lock: a kill waits for nothing long, because nothing long happens under it.
@@ -57,6 +59,8 @@ pub(crate) struct Core {
     pub(crate) imported_told: std::collections::HashSet<(fence::JobId, String)>,
     pub(crate) watch: crate::watch::Watch,
     pub(crate) followers: VecDeque<Follower>,
+    pub(crate) registries: Registries,
+    pub(crate) errands: Arc<Errands>,
 }
 
 /// An agent, as the running daemon sees it.
@@ -81,25 +85,30 @@ pub(crate) type Answer<T> = Result<T, ErrorDetail>;
 
 /// An error for an API caller.
 pub(crate) fn refuse<T>(code: Code, message: impl Into<String>, hint: impl Into<String>) -> Answer<T> {
-    Err(ErrorDetail { code, message: message.into(), hint: hint.into() })
+    Err(ErrorDetail::new(code, message, hint))
 }
 
 /// A system's error for an API caller.
 pub(crate) fn failed(what: &str, error: &dyn std::fmt::Display) -> ErrorDetail {
-    ErrorDetail { code: Code::Unavailable, message: format!("could not {what}: {error}"), hint: String::new() }
+    ErrorDetail::new(Code::Unavailable, format!("could not {what}: {error}"), "")
 }
 
 /// The state behind its lock, shared by the tasks.
-pub(crate) struct Shared(Mutex<Core>);
+pub(crate) struct Shared {
+    core: Mutex<Core>,
+    /// Beside the lock: whoever waits for the gateway holds nothing up.
+    pub(crate) errands: Arc<Errands>,
+}
 
 impl Shared {
     pub(crate) fn new(core: Core) -> Self {
-        Self(Mutex::new(core))
+        let errands = Arc::clone(&core.errands);
+        Self { core: Mutex::new(core), errands }
     }
 
     /// Takes the lock. A thread that panicked cannot have left it: the daemon aborts on a panic.
     pub(crate) fn lock(&self) -> MutexGuard<'_, Core> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.core.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Does something under the lock and answers once what it recorded is on disk.
@@ -142,11 +151,11 @@ impl Core {
     }
 
     fn no_grants(&self, why: &str) -> ErrorDetail {
-        ErrorDetail {
-            code: Code::Unavailable,
-            message: format!("nothing new is granted while {why}"),
-            hint: format!("make room under {}", self.paths.state().display()),
-        }
+        ErrorDetail::new(
+            Code::Unavailable,
+            format!("nothing new is granted while {why}"),
+            format!("make room under {}", self.paths.state().display()),
+        )
     }
 
     /// After a failure, tries again to write what the disk refused. The disk counts as well again only when there is room
@@ -191,11 +200,15 @@ impl Core {
                     "match": agent.r#match.as_ref().map(ToString::to_string) })
             })
             .collect();
-        let signers: Vec<String> = self.config.trust.wpc_signers.iter().map(|did| did.0.to_string()).collect();
+        let dids = |dids: &[crate::config::Text<Did>]| dids.iter().map(|did| did.0.to_string()).collect::<Vec<_>>();
+        let (signers, issuers) = (dids(&self.config.trust.wpc_signers), dids(&self.config.trust.cst_issuers));
         let hosts: BTreeMap<String, &Vec<std::net::IpAddr>> =
             self.config.hosts.iter().map(|(name, addresses)| (name.0.to_string(), addresses)).collect();
         let digest = serde_json::to_vec(&hosts).map(|bytes| Hash::of(&bytes).to_string()).unwrap_or_default();
-        self.note(Kind::Configuration, json!({ "wpc_signers": signers, "agents": agents, "hosts_sha256": digest }));
+        self.note(Kind::Configuration, json!({ "wpc_signers": signers, "cst_issuers": issuers,
+            "registry": { "clawcontrols": self.config.registry.clawcontrols, "clawscope": self.config.registry.clawscope,
+                "jwks": self.config.registry.jwks },
+            "agents": agents, "hosts_sha256": digest }));
     }
 
     /// Puts the ledger on disk.

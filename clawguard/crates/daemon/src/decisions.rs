@@ -139,6 +139,7 @@ impl Core {
             }
             Reason::Killed => format!("a group that it belongs to is killed: {}{rule}", self.killed_words(view)),
             Reason::Expired => format!("{contract} has expired"),
+            Reason::TokenEnded => "the job's token has ended (`clawguard status` says why)".into(),
             Reason::NoContract => "no contract is in force".into(),
             Reason::JobOver => "the job is over".into(),
             Reason::NoJob => "the process is in an agent's slice but in no job".into(),

@@ -4,7 +4,7 @@ use std::{
     collections::BTreeSet,
     fs::{self, File},
     io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::{fd::AsFd, unix::net::UnixStream},
     sync::Arc,
     time::{Duration, Instant},
@@ -12,21 +12,23 @@ use std::{
 
 use claw::Hash;
 use clawguard_common::{Reason, protocol, side};
-use control::channel::{Ask, LONGEST, Told};
+use control::channel::{Answer, Ask, LONGEST, Question, Told};
 use fence::{AgentName, JobId};
 use policy::{
     Policy, ToolPolicy,
     compile::{Rule, Source},
     contract::{Lifetime, OnBypass},
-    net,
+    net::{self, Cidr},
+    special,
 };
 use serde_json::json;
 use sys::process::{Child, Program};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 
 use crate::{
+    config::{self, Config},
     contracts::Judged,
-    core::{Answer, Core, Shared, failed},
+    core::{self, Core, Shared, failed},
     jobs::{NewJob, Origin},
 };
 
@@ -34,6 +36,10 @@ use crate::{
 const USER: &str = "clawguard-gateway";
 /// The job in which a gateway of the daemon's own runs.
 const JOB: &str = "gateway";
+/// Questions that are answered at once; more wait in the channel.
+const MOST_QUESTIONS: usize = 16;
+/// Bytes of a line that may stay in memory for the next.
+const SHORT: usize = 64 << 10;
 /// How long a gateway that ended is left alone, at first and at most.
 const PATIENCE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
@@ -88,25 +94,54 @@ impl Gateway {
     }
 }
 
-/// The contract that the gateway itself is held to: whoever may scrape the metrics may come in, and nothing goes out.
-fn contract(listen: SocketAddr) -> Policy {
+/// The contract that the gateway itself is held to: whoever may scrape the metrics may come in, and it reaches the registries.
+///
+/// A registry that is named by an address, or whose addresses the host fixes, is opened at those alone; for any other name its
+/// port is open everywhere but in the special ranges, and so are the host's resolvers.
+fn contract(config: &Config) -> Policy {
+    let listen = config.metrics.listen;
     let from: &[(IpAddr, u8)] = match listen.ip() {
         ip if ip.is_loopback() => {
             &[(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 0)), 104), (IpAddr::V6(Ipv6Addr::LOCALHOST), 128)]
         }
         _ => &[(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 96), (IpAddr::V6(Ipv6Addr::UNSPECIFIED), 0)],
     };
-    let rules = from.iter().map(|(ip, bits)| Rule {
-        side: side::LISTEN,
-        protocol: protocol::TCP,
-        port: listen.port(),
-        range: net::Cidr { addr: net::addr(*ip), bits: *bits },
+    let rule = |side, protocol, port, range: Cidr, reason| Rule {
+        side,
+        protocol,
+        port,
+        range,
         set: 0,
-        reason: Reason::Allowed,
+        reason,
         number: Source::BuiltIn.number(),
-    });
+    };
+    let range = |ip: IpAddr, bits| Cidr { addr: net::addr(ip), bits };
+    let mut rules: Vec<Rule> = from
+        .iter()
+        .map(|(ip, bits)| rule(side::LISTEN, protocol::TCP, listen.port(), range(*ip, *bits), Reason::Allowed))
+        .collect();
+    let mut resolves = false;
+    for url in [&config.registry.clawcontrols, &config.registry.clawscope].into_iter().flatten() {
+        let Some((_, port)) = config::place(url) else { continue };
+        let fixed = config.addresses_of(url);
+        let open = |range, reason| rule(side::EGRESS, protocol::TCP, port, range, reason);
+        rules.extend(fixed.iter().map(|address| open(range(*address, 128), Reason::Allowed)));
+        if fixed.is_empty() {
+            resolves = true;
+            rules.push(open(Cidr::V4, Reason::Allowed));
+            rules.push(open(range(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 0), Reason::Allowed));
+            rules.extend(special::all().iter().map(|special| open(special.range, special.reason)));
+        }
+    }
+    for resolver in if resolves { resolvers() } else { Vec::new() } {
+        for protocol in [protocol::UDP, protocol::TCP] {
+            rules.push(rule(side::EGRESS, protocol, 53, range(resolver, 128), Reason::Allowed));
+        }
+    }
+    rules.sort_by_key(|rule| (rule.side, rule.protocol, rule.port, rule.range, rule.reason));
+    rules.dedup_by_key(|rule| (rule.side, rule.protocol, rule.port, rule.range));
     Policy {
-        hash: Hash::of(format!("clawguard gateway {listen}").as_bytes()),
+        hash: Hash::of(format!("clawguard gateway {rules:?}").as_bytes()),
         id: "clawguard:gateway".into(),
         sequence: 0,
         lifetime: Lifetime::Stated,
@@ -116,7 +151,7 @@ fn contract(listen: SocketAddr) -> Policy {
         on_bypass: OnBypass::Alert,
         // In no group: who takes everything away from the agents still wants to see what they try.
         sets: vec![BTreeSet::new()],
-        rules: rules.collect(),
+        rules,
         kernel_groups: BTreeSet::new(),
         gateway_groups: BTreeSet::new(),
         tools: ToolPolicy::default(),
@@ -124,11 +159,18 @@ fn contract(listen: SocketAddr) -> Policy {
     }
 }
 
+/// The host's resolvers (resolv.conf(5)).
+fn resolvers() -> Vec<IpAddr> {
+    let text = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+    let named = text.lines().filter_map(|line| line.trim().strip_prefix("nameserver")?.trim().parse().ok());
+    named.collect()
+}
+
 impl Core {
     /// Puts the gateway's own contract in force.
-    pub(crate) fn contract_for_gateway(&mut self) -> Answer<()> {
+    pub(crate) fn contract_for_gateway(&mut self) -> core::Answer<()> {
         let Ok(name) = crate::GATEWAY.parse::<AgentName>() else { return Ok(()) };
-        let policy = contract(self.config.metrics.listen);
+        let policy = contract(&self.config);
         let hash = policy.hash;
         let judged = Judged { bytes: Vec::new(), policy, signer: "builtin".into() };
         if !self.contracts.contains_key(&hash) {
@@ -141,7 +183,7 @@ impl Core {
         Ok(())
     }
 
-    fn start_gateway(&mut self) -> Answer<(Child, UnixStream)> {
+    fn start_gateway(&mut self) -> core::Answer<(Child, UnixStream)> {
         let failed = |error: io::Error| failed("start the gateway", &error);
         let (Ok(agent), Ok(id)) = (crate::GATEWAY.parse::<AgentName>(), JOB.parse::<JobId>()) else {
             return Err(failed(io::ErrorKind::InvalidInput.into()));
@@ -159,7 +201,8 @@ impl Core {
         }
         let directory = self.fence.places().job(&agent, &id);
         let actor = json!({ "channel": "daemon" });
-        let new = NewJob { id, agent, wpc: None, directory: directory.clone(), origin: Origin::Gateway, actor };
+        let new =
+            NewJob { id, agent, wpc: None, directory: directory.clone(), origin: Origin::Gateway, token: None, actor };
         drop(self.make_job(new)?);
         let (ours, theirs) = UnixStream::pair().map_err(failed)?;
         let path = executable.to_string_lossy();
@@ -201,9 +244,11 @@ pub(crate) fn is_gateway(core: &Core, peer: &sys::peer::Peer) -> bool {
     own && peer.uid == user().0
 }
 
-/// Answers the gateway until it hangs up.
+/// Answers the gateway until it hangs up: each question by itself, because some wait.
 pub(crate) async fn serve(channel: tokio::net::UnixStream, shared: Arc<Shared>) {
-    let (read, mut write) = channel.into_split();
+    let (read, write) = channel.into_split();
+    let write = Arc::new(tokio::sync::Mutex::new(write));
+    let places = Arc::new(tokio::sync::Semaphore::new(MOST_QUESTIONS));
     let mut read = BufReader::new(read).take(LONGEST as u64);
     let mut line = String::new();
     loop {
@@ -213,27 +258,48 @@ pub(crate) async fn serve(channel: tokio::net::UnixStream, shared: Arc<Shared>) 
             Ok(0) | Err(_) => return,
             Ok(_) => {}
         }
-        let Ok(ask) = serde_json::from_str::<Ask>(&line) else {
+        let Ok(Question { id, ask }) = serde_json::from_str::<Question>(&line) else {
             tracing::warn!("the gateway asked something that there is not");
             return;
         };
-        let shared = Arc::clone(&shared);
-        let Ok(told) = tokio::task::spawn_blocking(move || tell(&shared, &ask)).await else { return };
-        let Ok(mut text) = serde_json::to_string(&told) else { return };
-        text.push('\n');
-        if write.write_all(text.as_bytes()).await.is_err() {
-            return;
+        if line.capacity() > SHORT {
+            line = String::new();
         }
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+        let (shared, write) = (Arc::clone(&shared), Arc::clone(&write));
+        tokio::spawn(async move {
+            let told = match ask {
+                Ask::Errands => Told::Errands(shared.errands.take().await),
+                other => match tokio::task::spawn_blocking(move || tell(&shared, other)).await {
+                    Ok(told) => told,
+                    Err(_) => return,
+                },
+            };
+            drop(place);
+            let Ok(mut text) = serde_json::to_string(&Answer { id, told }) else { return };
+            text.push('\n');
+            // A gateway that hung up is noticed by whoever reads.
+            let _ = write.lock().await.write_all(text.as_bytes()).await;
+        });
     }
 }
 
-fn tell(shared: &Shared, ask: &Ask) -> Told {
-    let core = shared.lock();
+fn tell(shared: &Shared, ask: Ask) -> Told {
     match ask {
-        Ask::Settings => Told::Settings { metrics: core.config.metrics.listen },
-        Ask::Metrics => Told::Metrics(core.metrics().unwrap_or_else(|error| {
+        Ask::Settings => Told::Settings { metrics: shared.lock().config.metrics.listen },
+        Ask::Metrics => Told::Metrics(shared.lock().metrics().unwrap_or_else(|error| {
             tracing::error!(%error, "the metrics cannot be written");
             String::new()
         })),
+        Ask::Done { errand, outcome } => {
+            shared.errand_done(errand, outcome);
+            Told::Noted
+        }
+        Ask::Revoked { tokens } => {
+            shared.lock().tokens_revoked(&tokens);
+            Told::Noted
+        }
+        // Answered where it can wait.
+        Ask::Errands => Told::Errands(Vec::new()),
     }
 }

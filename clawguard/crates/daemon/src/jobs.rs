@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use claw::Hash;
+use claw::{Hash, token::Token};
 use control::api::{Code, JobAnswer, JobBody, JobView};
 use evidence::chain::Kind;
 use fence::{AgentName, Enrolled, JobId, JobSpec};
@@ -20,6 +20,7 @@ use crate::{
     config::AgentMode,
     core::{Answer, Core, failed, refuse},
     ledger,
+    tokens::{Case, JobToken, taken},
 };
 
 /// How long a job may take from being made to having its first process.
@@ -65,6 +66,8 @@ pub(crate) struct Job {
     pub(crate) awaited: Option<Instant>,
     /// Bytes of denials that it can read.
     pub(crate) denials: u64,
+    /// Its token.
+    pub(crate) token: Option<JobToken>,
 }
 
 /// A job, as a daemon that starts anew finds it.
@@ -81,6 +84,8 @@ struct Entry {
     origin: Origin,
     started_at: String,
     over: bool,
+    #[serde(default)]
+    token: Option<JobToken>,
 }
 
 /// In whose hands a cgroup is.
@@ -100,6 +105,7 @@ pub(crate) struct NewJob {
     pub(crate) wpc: Option<Hash>,
     pub(crate) directory: PathBuf,
     pub(crate) origin: Origin,
+    pub(crate) token: Option<JobToken>,
     pub(crate) actor: serde_json::Value,
 }
 
@@ -116,39 +122,90 @@ impl Core {
         }
     }
 
-    /// Makes the job that a caller of the API wants. A contract of its own is loaded already.
-    pub(crate) fn start_job(
-        &mut self,
-        body: &JobBody,
-        wpc: Option<Hash>,
-        peer: &Peer,
-    ) -> Answer<(JobAnswer, Option<Ticket>)> {
+    /// The agent and the id of the job that a caller of the API wants. Without an id, its token names it.
+    pub(crate) fn named_job(body: &JobBody) -> Answer<(AgentName, JobId)> {
         let named = |text: &str| text.parse::<AgentName>();
         let agent = match body.agent.as_deref().map_or_else(|| named("default"), named) {
             Ok(name) if name.as_str() != crate::GATEWAY || body.enrol_caller => name,
             Ok(name) => return refuse(Code::BadRequest, format!("{name} is the gateway's own name"), ""),
             Err(error) => return refuse(Code::BadRequest, error.to_string(), ""),
         };
-        let id = match body.id.clone().unwrap_or_else(|| crate::unique("job")).parse::<JobId>() {
-            Ok(id) => id,
-            Err(error) => return refuse(Code::BadRequest, error.to_string(), ""),
-        };
-        let (directory, origin) = if body.enrol_caller {
-            (self.callers_unit(peer)?, Origin::Unit)
-        } else {
-            (self.fence.places().job(&agent, &id), Origin::Run)
-        };
-        let entry = self.agent(&agent)?;
-        if wpc.or(entry.wpc).is_none() && entry.mode == AgentMode::Enforce {
+        let mission = body.cst.as_ref().and_then(|cst| Token::parse(cst.trim()).ok()).and_then(|t| t.claims.mission_id);
+        let id = body.id.clone().or(mission).unwrap_or_else(|| crate::unique("job"));
+        match id.parse::<JobId>() {
+            Ok(id) => Ok((agent, id)),
+            Err(error) => refuse(Code::BadRequest, error.to_string(), ""),
+        }
+    }
+
+    /// The contract that a new job will be under.
+    pub(crate) fn contract_for(&mut self, agent: &AgentName, wpc: Option<Hash>) -> Answer<Option<Hash>> {
+        let entry = self.agent(agent)?;
+        let contract = wpc.or(entry.wpc);
+        if contract.is_none() && entry.mode == AgentMode::Enforce {
             return refuse(
                 Code::Conflict,
                 format!("the agent {agent} has no contract in force, so that the job could reach nothing"),
                 format!("give one with --wpc, or `clawguard wpc use FILE --agent {agent}`"),
             );
         }
+        Ok(contract)
+    }
+
+    /// Makes the job that a caller of the API wants. A contract of its own is loaded already, and its token judged.
+    pub(crate) fn start_job(
+        &mut self,
+        (agent, id): (AgentName, JobId),
+        body: &JobBody,
+        wpc: Option<Hash>,
+        token: Option<(JobToken, Case)>,
+        peer: &Peer,
+    ) -> Answer<(JobAnswer, Option<Ticket>)> {
+        let (directory, origin) = if body.enrol_caller {
+            (self.callers_unit(peer)?, Origin::Unit)
+        } else {
+            (self.fence.places().job(&agent, &id), Origin::Run)
+        };
+        let contract = self.contract_for(&agent, wpc)?;
+        let demanded = contract.filter(|hash| self.token_rules(*hash).is_some());
+        match (&token, demanded) {
+            (Some((_, case)), _) if contract != Some(case.contract) => {
+                return refuse(Code::Conflict, "the contract changed while the job's token was judged", "try again");
+            }
+            // A unit that is being enrolled waits for its token with the fence around it.
+            (None, Some(contract)) if !body.enrol_caller => return Err(self.token_required(&agent, &id, contract)),
+            _ => {}
+        }
+        if self.jobs.contains_key(&id) {
+            return refuse(Code::Conflict, format!("there is a job {id} already"), "choose another --job");
+        }
+        if let Some((token, case)) = &token {
+            self.bind_token(token, case, 0)?;
+        }
         let actor = json!({ "uid": peer.uid, "pid": peer.pid, "executable": peer.executable, "cgroup": peer.cgroup });
-        let ticket = self.make_job(NewJob { id: id.clone(), agent, wpc, directory, origin, actor })?;
+        let (token, case) = token.map_or((None, None), |(token, case)| (Some(token), Some(case)));
+        let new = NewJob { id: id.clone(), agent, wpc, directory, origin, token: token.clone(), actor: actor.clone() };
+        let mut ticket = self.make_job(new).inspect_err(|_| {
+            if let Some(token) = &token {
+                self.unbind_token(token);
+            }
+        })?;
+        if let (Some(token), Some(case)) = (&token, &case) {
+            ticket = self.bound_to_cgroup(token, case, &actor).inspect_err(|_| {
+                // What could not be written down must not run.
+                drop(self.finish_job(&id, None));
+                self.bury(&id);
+            })?;
+        }
         Ok((self.job_answer(&id)?, Some(ticket)))
+    }
+
+    /// The cgroup of a new job, beside its token, on disk and in the chain.
+    fn bound_to_cgroup(&mut self, token: &JobToken, case: &Case, actor: &serde_json::Value) -> Answer<Ticket> {
+        let cgroup = self.jobs.get(&case.job).map_or(0, |job| job.enrolled.cgroup);
+        self.bind_cgroup(token, cgroup)?;
+        self.counters.token("accepted", "");
+        self.record_grant(Kind::Token, &taken(case, token, "presented", actor))
     }
 
     /// The unit in whose cgroup a caller is. Only root before its first instruction (`ExecStartPre=+`) gets here: a caller
@@ -199,7 +256,8 @@ impl Core {
         }
         let observe = agent.mode == AgentMode::Observe;
         let killed = self.killed_for_job(&new.id);
-        let spec = JobSpec { agent: agent.slot, policy, observe, killed };
+        let deadline_ns = self.token_deadline(hash, new.token.as_ref());
+        let spec = JobSpec { agent: agent.slot, policy, observe, killed, deadline_ns };
         let enrolled = self.fence.enrol(&new.directory, spec).map_err(|error| failed("fence the job", &error))?;
         self.owners.insert(enrolled.key, (new.id.clone(), new.agent.clone()));
         if let Err(error) = self.watch.add(&new.id, &new.directory) {
@@ -215,6 +273,7 @@ impl Core {
             over: false,
             awaited: (new.origin != Origin::Match).then(|| Instant::now() + FIRST_PROCESS),
             denials: 0,
+            token: new.token,
         };
         if let Err(error) = open_denials(&self.paths.denials(&new.id)) {
             tracing::warn!(%error, job = %new.id, "the job will not be able to read why it is denied");
@@ -257,6 +316,7 @@ impl Core {
             origin: job.origin.label().into(),
             wpc_hash: self.job_contract(job).map(|hash| hash.to_string()),
             started_at: job.started_at.clone(),
+            token: self.token_view(job),
         }
     }
 
@@ -311,6 +371,7 @@ impl Core {
                 origin: String::new(),
                 wpc_hash: None,
                 started_at: String::new(),
+                token: None,
             },
         };
         Ok((view, ticket))
@@ -435,6 +496,7 @@ impl Core {
                 origin: job.origin,
                 started_at: job.started_at.clone(),
                 over: job.over,
+                token: job.token.clone(),
             })
             .collect();
         if let Err(error) = ledger::write(&self.paths.jobs(), &entries) {
@@ -458,6 +520,10 @@ impl Core {
                     continue;
                 }
             };
+            let mut token = entry.token;
+            if let Some(token) = &mut token {
+                self.adopt_token(enrolled.slot, token);
+            }
             let wpc = entry.wpc.and_then(|text| text.parse().ok());
             self.owners.insert(enrolled.key, (entry.id.clone(), entry.agent.clone()));
             if let Err(error) = self.watch.add(&entry.id, &entry.directory) {
@@ -474,6 +540,7 @@ impl Core {
                 over: entry.over,
                 awaited: (entry.origin == Origin::Run).then(|| Instant::now() + FIRST_PROCESS),
                 denials,
+                token,
             };
             self.jobs.insert(entry.id, job);
         }

@@ -13,6 +13,8 @@ use nix::fcntl::posix_fallocate;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use switch::Numbers;
 
+use crate::tokens::Tokens;
+
 /// The ledger.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -26,6 +28,12 @@ pub struct Ledger {
     /// The groups' numbers.
     #[serde(default)]
     pub numbers: Numbers,
+    /// Until when contracts without an expiry of their own are in force (RFC 3339), by hash.
+    #[serde(default)]
+    pub lifetimes: BTreeMap<String, String>,
+    /// What is known of job tokens.
+    #[serde(default)]
+    pub tokens: Tokens,
 }
 
 /// An agent.

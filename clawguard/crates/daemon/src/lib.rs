@@ -10,6 +10,7 @@ pub mod config;
 mod contracts;
 mod core;
 mod decisions;
+mod errands;
 mod flips;
 mod gateway;
 mod jobs;
@@ -17,7 +18,9 @@ pub mod ledger;
 mod matching;
 mod metrics;
 pub mod paths;
+mod registry;
 mod serve;
+pub mod tokens;
 mod watch;
 
 pub use serve::{Error, Options, host_did, host_key, run};

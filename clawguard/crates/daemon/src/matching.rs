@@ -36,7 +36,15 @@ impl Core {
     fn fence_in_place(&mut self, agent: &AgentName, matches: &Match, directory: PathBuf) {
         let Ok(id) = crate::unique(agent.as_str()).parse::<JobId>() else { return };
         let actor = json!({ "match": matches.to_string() });
-        let new = NewJob { id: id.clone(), agent: agent.clone(), wpc: None, directory, origin: Origin::Match, actor };
+        let new = NewJob {
+            id: id.clone(),
+            agent: agent.clone(),
+            wpc: None,
+            directory,
+            origin: Origin::Match,
+            token: None,
+            actor,
+        };
         match self.make_job(new) {
             Ok(ticket) => {
                 if let Err(error) = ticket.wait() {

@@ -16,6 +16,7 @@ pub(crate) struct Counters {
     pub(crate) lost_followers: IntCounter,
     alerts: IntCounterVec,
     flips: IntCounterVec,
+    tokens: IntCounterVec,
     kill_seconds: Histogram,
     registry: Registry,
 }
@@ -42,11 +43,20 @@ impl Counters {
         registry.register(Box::new(flips.clone()))?;
         registry.register(Box::new(kill_seconds.clone()))?;
         registry.register(Box::new(sockets_destroyed.clone()))?;
-        Ok(Self { sockets_destroyed, lost_followers, alerts, flips, kill_seconds, registry })
+        let tokens = IntCounterVec::new(
+            Opts::new("clawguard_cst_total", "Job tokens: accepted, refused or ended, and why"),
+            &["result", "cause"],
+        )?;
+        registry.register(Box::new(tokens.clone()))?;
+        Ok(Self { sockets_destroyed, lost_followers, alerts, flips, tokens, kill_seconds, registry })
     }
 
     pub(crate) fn alert(&self, agent: &AgentName, kind: &str, count: u64) {
         self.alerts.with_label_values(&[agent.as_str(), kind]).inc_by(count);
+    }
+
+    pub(crate) fn token(&self, result: &str, cause: &str) {
+        self.tokens.with_label_values(&[result, cause]).inc();
     }
 
     pub(crate) fn flipped(&self, flip: &FlipAnswer) {
@@ -132,6 +142,24 @@ impl Core {
         for (map, used, room) in self.map_usage() {
             entries.with_label_values(&[map]).set(used as i64);
             capacity.with_label_values(&[map]).set(room as i64);
+        }
+        let up = now.whole("clawguard_registry_up", "Whether the registry answered the last time", &["registry"])?;
+        let success = now.gauges(
+            "clawguard_registry_last_success_timestamp_seconds",
+            "When the registry last answered",
+            &["registry"],
+        )?;
+        for (name, reach) in self.registries.reached() {
+            up.with_label_values(&[name]).set(i64::from(reach.up == Some(true)));
+            if let Some(at) = reach.last_success {
+                success.with_label_values(&[name]).set(at.0 as f64 / 1e9);
+            }
+        }
+        let jobs =
+            now.whole("clawguard_jobs", "Jobs, by the state of their token (none: it needs none)", &["token"])?;
+        for job in self.jobs.values().filter(|job| !job.over) {
+            let state = self.token_view(job).map_or_else(|| "none".into(), |token| token.state);
+            jobs.with_label_values(&[state.as_str()]).inc();
         }
         let lost = now.counters("clawguard_events_lost_total", "Records that did not fit, by source", &["source"])?;
         for (source, count) in self.fence.lost().unwrap_or_default() {

@@ -112,6 +112,12 @@ impl Paths {
         self.state().join("keys/host.jwk")
     }
 
+    /// The key that this host minted for a job's agent.
+    #[must_use]
+    pub fn job_key(&self, job: &fence::JobId) -> PathBuf {
+        self.state().join("keys/jobs").join(format!("{job}.jwk"))
+    }
+
     /// Room on the disk that is given up when there is no other, so that a kill can still be written down.
     #[must_use]
     pub fn reserve(&self) -> PathBuf {

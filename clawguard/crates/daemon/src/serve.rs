@@ -28,13 +28,14 @@ use tokio::{
 use crate::{
     audit::{AuditLog, found_record},
     config::{self, AgentMode, Config},
-    contracts::{Terms, judge},
+    contracts::{Terms, Use, judge},
     core::{Agent, Core, SWITCH, Shared},
     decisions::Recent,
     gateway::{self, Gateway},
     ledger::{self, Ledger},
     metrics::Counters,
     paths::Paths,
+    registry::Registries,
     watch::Watch,
 };
 
@@ -192,6 +193,8 @@ fn start(paths: Paths, config: Config) -> Result<Core, Error> {
         problems: BTreeMap::new(),
         imported_told: std::collections::HashSet::new(),
         followers: VecDeque::new(),
+        registries: Registries::default(),
+        errands: Arc::default(),
         started_at: Core::now(),
         executable,
         paths,
@@ -202,6 +205,8 @@ fn start(paths: Paths, config: Config) -> Result<Core, Error> {
         audit,
         retired: Vec::new(),
     };
+    let config = core.config.clone();
+    core.registries_anew(&config);
     if let Err(error) = ledger::set_aside(&core.paths.reserve()) {
         tracing::warn!(%error, "no room could be set aside on the disk");
     }
@@ -267,6 +272,7 @@ fn put_contracts_in_force(shared: &Shared) {
     }
     let mut core = shared.lock();
     core.point_jobs();
+    core.settle_tokens();
     core.apply_switch();
     if let Err(error) = core.fence.drop_left_in_force() {
         tracing::warn!(%error, "tables of the daemon before stay");
@@ -280,11 +286,8 @@ fn put_contracts_in_force(shared: &Shared) {
 }
 
 fn load_by_hash(shared: &Shared, hash: Hash) -> Result<(), String> {
-    let (bytes, config, facts) = {
-        let core = shared.lock();
-        (core.contract_bytes(hash).map_err(|error| error.message)?, core.config.clone(), core.facts.clone())
-    };
-    let judged = judge(bytes, &config, &facts).map_err(|error| error.message)?;
+    let bytes = shared.lock().contract_bytes(hash).map_err(|error| error.message)?;
+    let judged = judge(bytes, &shared.bench(), Use::Again(hash)).map_err(|error| error.message)?;
     shared.load(&judged).map_err(|error| error.message)
 }
 
@@ -305,7 +308,8 @@ fn restore_agent(shared: &Shared, name: &AgentName, configured: Option<&str>) ->
                 Ok(hash) => shared.lock().contract_bytes(hash).map_err(|error| error.message)?,
                 Err(_) => fs::read(wanted).map_err(|error| format!("{wanted}: {error}"))?,
             };
-            let terms = Terms { configured: configured.map(str::to_owned), ..Terms::default() };
+            let terms =
+                Terms { configured: configured.map(str::to_owned), expected: wanted.parse().ok(), ..Terms::default() };
             shared.put_in_force(name, bytes, &terms).map(drop).map_err(|error| error.message)
         }
         // The configuration no longer names one: what an operator put in force by hand goes with it.
@@ -346,6 +350,7 @@ fn reload(shared: &Shared, file: &Path) {
         let mut core = shared.lock();
         core.problems.remove("config");
         core.facts = config.facts();
+        core.registries_anew(&config);
         core.config = config;
         for agent in core.agents.values_mut() {
             *agent = Agent { slot: agent.slot, wpc: agent.wpc, ..Agent::default() };
@@ -465,6 +470,8 @@ fn tend_gateway(gateway: Option<&mut Gateway>, shared: &Arc<Shared>) {
 fn on_beat(core: &mut Core, beats: u64, pace: &config::Audit) {
     core.fence.beat();
     core.tell_expiries();
+    core.tell_token_ends();
+    core.tend_registries(beats);
     core.match_agents();
     core.tend_audit();
     if core.problems.contains_key(SWITCH) {

@@ -36,6 +36,8 @@ pub enum Kind {
     JobStart,
     /// A job ended.
     JobEnd,
+    /// A job's token: presented, refused, ended.
+    Token,
     /// What the kernel decided in an interval.
     Decisions,
     /// An attempt to go around.

@@ -1,8 +1,9 @@
-//! The unprivileged gateway. In this version it serves the metrics; DNS, MCP and model traffic are to come here, because
-//! nothing of the kind belongs in a process with privileges.
+//! The unprivileged gateway. In this version it serves the metrics and asks registries; DNS, MCP and model traffic are to come
+//! here, because nothing of the kind belongs in a process with privileges.
 #![forbid(unsafe_code)]
 
 mod channel;
+mod errands;
 mod metrics;
 
 use std::{path::PathBuf, sync::Arc};
@@ -17,15 +18,37 @@ struct Arguments {
     /// The way to the daemon: its channel's socket, or `stdin` for one that was inherited.
     #[arg(long, default_value = "/run/clawguard/gateway.sock")]
     channel: PathBuf,
+    /// Make one request, which standard input has as JSON, print the answer as JSON, and end. For the operator's own commands.
+    #[arg(long, hide = true)]
+    fetch: bool,
 }
 
 fn main() -> anyhow::Result<()> {
     tracing_subscriber::fmt().with_writer(std::io::stderr).with_target(false).init();
     let arguments = Arguments::parse();
+    if arguments.fetch {
+        return fetch();
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
-    runtime.block_on(async {
+    let ended = runtime.block_on(async {
         let daemon = Arc::new(channel::Channel::open(&arguments.channel).await.context("reach the daemon")?);
         let listen = daemon.settings().await.context("ask the daemon where to listen")?;
-        metrics::serve(listen, daemon).await.with_context(|| format!("listen on {listen} ([metrics] listen)"))
-    })
+        tokio::select! {
+            served = metrics::serve(listen, Arc::clone(&daemon)) => {
+                served.with_context(|| format!("listen on {listen} ([metrics] listen)"))
+            }
+            ended = errands::run(daemon) => ended.context("run the daemon's errands"),
+        }
+    });
+    // A stream that is being followed ends with the process, not the other way round.
+    runtime.shutdown_background();
+    ended
+}
+
+fn fetch() -> anyhow::Result<()> {
+    let request: remote::Request =
+        serde_json::from_reader(std::io::stdin().lock()).context("read the request from standard input")?;
+    let answer = remote::ask(&request, control::channel::LARGEST_CONTRACT + 4096)?;
+    println!("{}", serde_json::to_string(&answer)?);
+    Ok(())
 }
