@@ -6,6 +6,7 @@
 
 mod far;
 mod machine;
+pub mod registry;
 mod world;
 
 pub use far::Far;
