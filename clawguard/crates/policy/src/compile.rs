@@ -3,7 +3,7 @@
 mod findings;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
+    collections::{BTreeMap, BTreeSet},
     net::IpAddr,
 };
 
@@ -15,7 +15,7 @@ use crate::{
     finding::{Finding, Outcome},
     group::{Class, Group, Risk},
     host::{HostFacts, McpServer},
-    name::{HostName, HostPattern},
+    name::{HostName, HostPattern, Named},
     net::{self, Cidr},
     ranges::Ranges,
     special,
@@ -187,45 +187,6 @@ pub fn compile(contract: &Contract, hash: Hash, host: &HostFacts) -> Result<Poli
 /// See [`Error`].
 pub fn check(contract: &Contract, hash: Hash, host: &HostFacts) -> Result<(Policy, Vec<Finding>), Error> {
     Compiler::new(contract, host, Some(Vec::new())).run(hash)
-}
-
-/// What `egress` says about hosts, for looking up.
-struct Named<'a> {
-    exact: HashSet<&'a HostName>,
-    below: HashSet<&'a HostName>,
-}
-
-impl<'a> Named<'a> {
-    fn of(patterns: impl Iterator<Item = &'a HostPattern>) -> Self {
-        let mut named = Self { exact: HashSet::new(), below: HashSet::new() };
-        for pattern in patterns {
-            match pattern {
-                HostPattern::Exact(name) => named.exact.insert(name),
-                HostPattern::Below(name) => named.below.insert(name),
-            };
-        }
-        named
-    }
-
-    /// Whether a wildcard stands for the host.
-    fn below(&self, name: &HostName) -> bool {
-        !self.below.is_empty() && name.parents().any(|parent| self.below.contains(&parent))
-    }
-
-    /// Whether one of the patterns covers this one.
-    fn covers(&self, pattern: &HostPattern) -> bool {
-        match pattern {
-            HostPattern::Exact(name) => self.exact.contains(name) || self.below(name),
-            HostPattern::Below(name) => self.below.contains(name) || self.below(name),
-        }
-    }
-
-    fn has(&self, pattern: &HostPattern) -> bool {
-        match pattern {
-            HostPattern::Exact(name) => self.exact.contains(name),
-            HostPattern::Below(name) => self.below.contains(name),
-        }
-    }
 }
 
 /// Hosts and their addresses, as `[hosts]` has them.

@@ -7,6 +7,7 @@
 
 pub mod compile;
 pub mod contract;
+pub mod diff;
 pub mod finding;
 pub mod group;
 pub mod host;
@@ -21,6 +22,7 @@ pub mod tool;
 
 pub use compile::{Policy, compile};
 pub use contract::Contract;
+pub use diff::diff;
 pub use finding::{Finding, Outcome};
 pub use group::Group;
 pub use host::HostFacts;

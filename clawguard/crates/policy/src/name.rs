@@ -1,6 +1,6 @@
 //! Host names and the patterns that stand for them.
 
-use std::{fmt, str::FromStr};
+use std::{collections::HashSet, fmt, str::FromStr};
 
 /// A host name: lower case, ASCII, at least one label, no trailing dot.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -102,6 +102,51 @@ impl fmt::Display for HostPattern {
             Self::Exact(name) => write!(f, "{name}"),
             Self::Below(name) => write!(f, "*.{name}"),
         }
+    }
+}
+
+/// Patterns, to be asked whether one of them stands for a host or covers another pattern: by look-ups, not one by one.
+pub(crate) struct Named<'a> {
+    pub(crate) exact: HashSet<&'a HostName>,
+    below: HashSet<&'a HostName>,
+}
+
+impl<'a> Named<'a> {
+    pub(crate) fn of(patterns: impl Iterator<Item = &'a HostPattern>) -> Self {
+        let mut named = Self { exact: HashSet::new(), below: HashSet::new() };
+        for pattern in patterns {
+            match pattern {
+                HostPattern::Exact(name) => named.exact.insert(name),
+                HostPattern::Below(name) => named.below.insert(name),
+            };
+        }
+        named
+    }
+
+    /// Whether a wildcard stands for the host.
+    pub(crate) fn below(&self, name: &HostName) -> bool {
+        !self.below.is_empty() && name.parents().any(|parent| self.below.contains(&parent))
+    }
+
+    /// Whether one of the patterns covers this one.
+    pub(crate) fn covers(&self, pattern: &HostPattern) -> bool {
+        match pattern {
+            HostPattern::Exact(name) => self.exact.contains(name) || self.below(name),
+            HostPattern::Below(name) => self.below.contains(name) || self.below(name),
+        }
+    }
+
+    pub(crate) fn has(&self, pattern: &HostPattern) -> bool {
+        match pattern {
+            HostPattern::Exact(name) => self.exact.contains(name),
+            HostPattern::Below(name) => self.below.contains(name),
+        }
+    }
+
+    /// The narrowest wildcard that covers this pattern and is not it.
+    pub(crate) fn around(&self, pattern: &HostPattern) -> Option<HostPattern> {
+        let (HostPattern::Exact(name) | HostPattern::Below(name)) = pattern;
+        name.parents().find(|parent| self.below.contains(parent)).map(HostPattern::Below)
     }
 }
 

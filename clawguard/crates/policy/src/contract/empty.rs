@@ -4,7 +4,8 @@ use claw::Value;
 
 use super::registered::GUARD;
 
-/// Where they are. What is in `metadata` and not ClawGuard's is left out.
+/// Where they are. What is in `metadata` and not ClawGuard's is left out, and so is what lies in an entry of a list, which
+/// is told of as a whole.
 pub(super) fn paths(payload: &Value) -> Vec<String> {
     let mut found = Vec::new();
     look(payload, "", &mut found);
@@ -15,13 +16,6 @@ fn look(value: &Value, path: &str, found: &mut Vec<String>) {
     match value {
         Value::Array(items) if items.is_empty() => found.push(path.to_owned()),
         Value::Object(members) if members.is_empty() => found.push(path.to_owned()),
-        Value::Array(items) => {
-            for (i, item) in items.iter().enumerate() {
-                if matches!(item, Value::Array(_) | Value::Object(_)) {
-                    look(item, &format!("{path}[{i}]"), found);
-                }
-            }
-        }
         Value::Object(members) => {
             for (name, value) in members {
                 let foreign = path == "metadata" && **name != *GUARD;

@@ -122,6 +122,18 @@ pub enum OnBypass {
     Halt,
 }
 
+impl OnBypass {
+    /// The word for it.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Alert => "alert",
+            Self::ReadOnly => "read-only",
+            Self::Halt => "halt",
+        }
+    }
+}
+
 /// `data_classes`: what kinds of data calls may carry.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DataClasses {

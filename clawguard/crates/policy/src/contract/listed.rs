@@ -43,9 +43,10 @@ fn lines(fields: &mut Fields<'_>, name: &str, entries: &mut Vec<ToolEntry>) -> R
 
 fn entry(path: String, item: &Value, found: &mut Vec<ToolLine>) -> Result<ToolEntry, Error> {
     let mut fields = Fields::of(path.clone(), item)?;
+    let hash = item.canonical_hash();
     let kind = fields.required_text("kind")?.to_owned();
     if kind != MCP {
-        return Ok(ToolEntry { path, kind, server: None });
+        return Ok(ToolEntry { path, kind, server: None, hash });
     }
     let wrong =
         |path: String, text: &str, why: NotAPattern| Error::Text { path, text: short(text), why: why.to_string() };
@@ -59,7 +60,7 @@ fn entry(path: String, item: &Value, found: &mut Vec<ToolLine>) -> Result<ToolEn
         found.push(ToolLine { path, pattern: ToolPattern { server: server.clone(), tool } });
     }
     fields.end()?;
-    Ok(ToolEntry { path, kind, server: Some(server) })
+    Ok(ToolEntry { path, kind, server: Some(server), hash })
 }
 
 fn model(mut fields: Fields<'_>) -> Result<Model, Error> {

@@ -43,6 +43,8 @@ pub struct ToolEntry {
     pub kind: String,
     /// `server`; an entry of an unknown kind is not read any further.
     pub server: Option<ServerPattern>,
+    /// The entry's hash, to tell entries of unknown kinds apart.
+    pub hash: claw::Hash,
 }
 
 /// `tools.profile` of form 3.

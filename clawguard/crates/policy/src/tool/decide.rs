@@ -1,8 +1,11 @@
 //! Who may call which tool.
 
-use std::{collections::BTreeSet, fmt};
+use std::{
+    collections::{BTreeSet, HashMap},
+    fmt,
+};
 
-use super::class::class_by_name;
+use super::{class::class_by_name, patterns::Patterns};
 use crate::{
     contract::{GroupSpec, Profile, ToolLine, Tools},
     group::{Class, Group, Risk},
@@ -25,9 +28,39 @@ use crate::{
 /// ([`class_by_name`]).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ToolPolicy {
-    tools: Tools,
-    groups: Vec<GroupSpec>,
-    servers: Vec<McpServer>,
+    profile: Option<Profile>,
+    allow: Rules,
+    deny: Rules,
+    approve: Rules,
+    no_approval: Rules,
+    groups: Vec<(Group, Option<Risk>, Patterns)>,
+    servers: HashMap<String, McpServer>,
+}
+
+/// Patterns, and where in the contract they stand.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Rules {
+    patterns: Patterns,
+    paths: Vec<String>,
+}
+
+impl Rules {
+    fn of(lines: &[ToolLine]) -> Self {
+        Self {
+            patterns: Patterns::of(lines.iter().map(|line| &line.pattern)),
+            paths: lines.iter().map(|line| line.path.clone()).collect(),
+        }
+    }
+
+    /// Where the first line stands that names a tool.
+    fn first(&self, server: &str, tool: &str) -> Option<&str> {
+        self.patterns.first(server, tool).and_then(|i| self.paths.get(i)).map(String::as_str)
+    }
+
+    /// The same of lines without wildcards.
+    fn exact(&self, server: &str, tool: &str) -> Option<&str> {
+        self.patterns.exact(server, tool).and_then(|i| self.paths.get(i)).map(String::as_str)
+    }
 }
 
 /// What becomes of a call.
@@ -114,10 +147,17 @@ impl ToolPolicy {
     /// The rules of a contract on a host.
     #[must_use]
     pub fn new(tools: Option<&Tools>, groups: &[GroupSpec], servers: &[McpServer]) -> Self {
+        let none = Tools::default();
+        let tools = tools.unwrap_or(&none);
+        let groups = groups.iter().filter(|spec| !spec.tools.is_empty());
         Self {
-            tools: tools.cloned().unwrap_or_default(),
-            groups: groups.iter().filter(|spec| !spec.tools.is_empty()).cloned().collect(),
-            servers: servers.to_vec(),
+            profile: tools.profile,
+            allow: Rules::of(tools.allow.as_deref().unwrap_or_default()),
+            deny: Rules::of(&tools.deny),
+            approve: Rules::of(&tools.approve),
+            no_approval: Rules::of(&tools.no_approval),
+            groups: groups.map(|spec| (spec.name.clone(), spec.risk, Patterns::of(&spec.tools))).collect(),
+            servers: servers.iter().map(|server| (server.name.clone(), server.clone())).collect(),
         }
     }
 
@@ -130,51 +170,39 @@ impl ToolPolicy {
     /// What becomes of a call, and what that rests on.
     #[must_use]
     pub fn judge(&self, server: &str, tool: &str) -> Judgement<'_> {
-        let known = self.servers.iter().find(|known| known.name == server);
-        let specs = || self.groups.iter().filter(|spec| spec.tools.iter().any(|p| p.matches(server, tool)));
+        let known = self.servers.get(server);
+        let of: Vec<_> = self.groups.iter().filter(|(_, _, tools)| tools.first(server, tool).is_some()).collect();
         let host = known.map_or(Risk::High, |known| known.risk);
-        let risk = specs().filter_map(|spec| spec.risk).max().map_or(host, |risk| risk.max(host));
+        let risk = of.iter().filter_map(|(_, risk, _)| *risk).fold(host, Risk::max);
         let class = known.and_then(|known| known.class_of(tool)).unwrap_or_else(|| class_by_name(tool));
         let mut groups = BTreeSet::from([Group::all(), Group::tools(), Group::risk(risk), Group::class(class)]);
         groups.extend(known.map(|known| Group::mcp(&known.name)));
-        groups.extend(specs().map(|spec| spec.name.clone()));
+        groups.extend(of.iter().map(|(name, _, _)| name.clone()));
         let (verdict, rule) = self.verdict(known.is_some(), server, tool, risk, class);
-        Judgement { verdict, risk, class, groups, rule: rule.map(|line| line.path.as_str()) }
+        Judgement { verdict, risk, class, groups, rule }
     }
 
-    fn verdict(
-        &self,
-        known: bool,
-        server: &str,
-        tool: &str,
-        risk: Risk,
-        class: Class,
-    ) -> (ToolVerdict, Option<&ToolLine>) {
+    fn verdict(&self, known: bool, server: &str, tool: &str, risk: Risk, class: Class) -> (ToolVerdict, Option<&str>) {
         let deny = |reason, rule| (ToolVerdict::Deny(reason), rule);
-        let tools = &self.tools;
-        if let Some(line) = by(&tools.deny, server, tool) {
-            return deny(ToolReason::ToolDenied, Some(line));
+        if let Some(rule) = self.deny.first(server, tool) {
+            return deny(ToolReason::ToolDenied, Some(rule));
         }
         if !known {
             return deny(ToolReason::UnknownServer, None);
         }
-        let approve = by(&tools.approve, server, tool);
-        let Some(line) = approve.or_else(|| by(tools.allow.as_deref().unwrap_or_default(), server, tool)) else {
+        let approve = self.approve.first(server, tool);
+        let Some(rule) = approve.or_else(|| self.allow.first(server, tool)) else {
             return deny(ToolReason::ToolNotAllowed, None);
         };
-        if tools.profile == Some(Profile::Readonly) && class != Class::Read {
-            return deny(ToolReason::ProfileReadonly, Some(line));
+        if self.profile == Some(Profile::Readonly) && class != Class::Read {
+            return deny(ToolReason::ProfileReadonly, Some(rule));
         }
-        let exact = |lines: &[ToolLine]| lines.iter().any(|line| line.pattern.exact() == Some((server, tool)));
-        if risk == Risk::High && !exact(&tools.approve) && !exact(tools.allow.as_deref().unwrap_or_default()) {
-            return deny(ToolReason::HighRiskNotNamed, Some(line));
+        let exact = |rules: &Rules| rules.exact(server, tool).is_some();
+        let high = risk == Risk::High;
+        if high && !exact(&self.allow) && !exact(&self.approve) {
+            return deny(ToolReason::HighRiskNotNamed, Some(rule));
         }
-        let needs_a_person = approve.is_some() || (risk == Risk::High && !exact(&tools.no_approval));
-        (if needs_a_person { ToolVerdict::Hold } else { ToolVerdict::Allow }, Some(line))
+        let held = approve.is_some() || (high && !exact(&self.no_approval));
+        (if held { ToolVerdict::Hold } else { ToolVerdict::Allow }, Some(rule))
     }
-}
-
-/// The first line that stands for a tool.
-fn by<'a>(lines: &'a [ToolLine], server: &str, tool: &str) -> Option<&'a ToolLine> {
-    lines.iter().find(|line| line.pattern.matches(server, tool))
 }

@@ -3,6 +3,7 @@
 mod class;
 mod decide;
 mod pattern;
+mod patterns;
 
 pub use class::class_by_name;
 pub use decide::{Judgement, ToolPolicy, ToolReason, ToolVerdict};

@@ -237,3 +237,60 @@ pub(crate) fn profiled() -> impl Strategy<Value = Value> {
 pub(crate) fn contract() -> impl Strategy<Value = Value> {
     prop_oneof![3 => registered(), 1 => listed(), 1 => profiled()]
 }
+
+/// A contract and another that lacks some of its members and entries.
+pub(crate) fn contract_and_less() -> impl Strategy<Value = (Value, Value)> {
+    (contract(), prop::collection::vec(any::<usize>(), 1..4)).prop_map(|(whole, picks)| {
+        let mut less = whole.clone();
+        for pick in picks {
+            let mut left = pick % parts(&less).max(1);
+            take(&mut less, &mut left);
+        }
+        (whole, less)
+    })
+}
+
+fn parts(value: &Value) -> usize {
+    match value {
+        Value::Array(items) => items.iter().map(|item| 1 + parts(item)).sum(),
+        Value::Object(members) => members.values().map(|member| 1 + parts(member)).sum(),
+        _ => 0,
+    }
+}
+
+/// Takes the part with this number out; answers whether it did.
+fn take(value: &mut Value, left: &mut usize) -> bool {
+    let here = |left: &mut usize| {
+        let found = *left == 0;
+        *left = left.wrapping_sub(1);
+        found
+    };
+    match value {
+        Value::Array(items) => {
+            for i in 0..items.len() {
+                if here(left) {
+                    items.remove(i);
+                    return true;
+                }
+                if take(&mut items[i], left) {
+                    return true;
+                }
+            }
+            false
+        }
+        Value::Object(members) => {
+            let names: Vec<String> = members.keys().cloned().collect();
+            for name in names {
+                if here(left) {
+                    members.remove(&name);
+                    return true;
+                }
+                if take(&mut members[&name], left) {
+                    return true;
+                }
+            }
+            false
+        }
+        _ => false,
+    }
+}

@@ -1,0 +1,38 @@
+//! Many patterns, to be asked for the first that stands for a tool.
+
+use std::collections::HashMap;
+
+use super::pattern::ToolPattern;
+
+/// Patterns in their order. Exact ones are looked up; those with a wildcard, of which there are few, are gone through.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Patterns {
+    exact: HashMap<(Box<str>, Box<str>), usize>,
+    wide: Vec<(usize, ToolPattern)>,
+}
+
+impl Patterns {
+    pub(super) fn of<'a>(patterns: impl IntoIterator<Item = &'a ToolPattern>) -> Self {
+        let mut found = Self::default();
+        for (i, pattern) in patterns.into_iter().enumerate() {
+            match pattern.exact() {
+                Some((server, tool)) => {
+                    found.exact.entry((server.into(), tool.into())).or_insert(i);
+                }
+                None => found.wide.push((i, pattern.clone())),
+            }
+        }
+        found
+    }
+
+    /// The place of the one without a wildcard that stands for a tool.
+    pub(super) fn exact(&self, server: &str, tool: &str) -> Option<usize> {
+        self.exact.get(&(server.into(), tool.into())).copied()
+    }
+
+    /// The place of the first that stands for a tool.
+    pub(super) fn first(&self, server: &str, tool: &str) -> Option<usize> {
+        let wide = self.wide.iter().find(|(_, pattern)| pattern.matches(server, tool)).map(|(i, _)| *i);
+        [self.exact(server, tool), wide].into_iter().flatten().min()
+    }
+}
