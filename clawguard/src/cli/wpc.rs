@@ -18,7 +18,7 @@ use control::{
 };
 use daemon::config::Config;
 use hyper::Method;
-use policy::{Contract, HostFacts, compile};
+use policy::{Contract, HostFacts, compile, diff};
 use serde_json::{json, value::RawValue};
 
 use super::{
@@ -69,6 +69,13 @@ enum Verb {
     Show {
         /// The envelope.
         file: PathBuf,
+    },
+    /// Say what changes from one contract to another, by what they allow.
+    Diff {
+        /// The envelope that is in force, or its payload.
+        old: PathBuf,
+        /// The one that is to follow.
+        new: PathBuf,
     },
     /// Say what would become of every line of a contract on this host.
     Check {
@@ -125,6 +132,7 @@ pub(crate) fn run(context: &Context, arguments: &Arguments) -> Done {
         Verb::Sign { file, key, out } => sign(context, file, key, out.as_deref()),
         Verb::Verify { file, signer } => verify(context, file, *signer),
         Verb::Show { file } => show(context, file),
+        Verb::Diff { old, new } => differences(context, old, new),
         Verb::Check { file, config } => check(context, file, config.as_deref()),
         Verb::Fetch { hash, out, signer, remote } => fetch(context, *hash, out.as_deref(), *signer, remote),
         Verb::Publish { file, remote } => publish(context, file, remote),
@@ -234,6 +242,28 @@ fn show(context: &Context, file: &Path) -> Done {
     }
     println!("{}", serde_json::to_string_pretty(&value).unwrap_or_default());
     Ok(())
+}
+
+fn differences(context: &Context, old: &Path, new: &Path) -> Done {
+    let read = |file: &Path| -> Result<(Hash, Contract), Failure> {
+        let (_, payload) = payload(file)?;
+        let contract = Contract::read(&payload).map_err(|error| of(file)(&error))?;
+        Ok((payload.canonical_hash(), contract))
+    };
+    let ((from, old), (to, new)) = (read(old)?, read(new)?);
+    let changes = diff(&old, &new);
+    let value = json!({ "from": from.to_string(), "to": to.to_string(), "changes": changes });
+    context.print(&value, |_| {
+        let rows: Vec<Vec<String>> = changes
+            .iter()
+            .map(|change| vec![change.kind.label().into(), change.path.clone(), change.text.clone()])
+            .collect();
+        let rows = match rows.is_empty() {
+            true => "They say the same.\n".into(),
+            false => table(&["KIND", "FIELD", "WHAT"], &rows),
+        };
+        format!("from {from}\nto   {to}\n\n{rows}")
+    })
 }
 
 fn check(context: &Context, file: &Path, config: Option<&Path>) -> Done {
