@@ -1,9 +1,16 @@
-//! JSON that keeps the order of its members, and its canonical form (RFC 8785, JCS).
+//! JSON that keeps the order of its members, and the two forms in which Claw hashes it: sorted (RFC 8785, JCS), and as
+//! V8 writes again what it read (`JSON.stringify(JSON.parse(text))`, "insertion order").
 //!
 //! Strict where a lenient reader would let two readers see two things: no duplicate member names, no lone surrogates, no
-//! numbers beyond a double, no depth or size without bound.
+//! numbers beyond a double, no depth or size without bound. V8 takes all of these (it keeps the last of two members, and
+//! writes `1e400` as `null`). Here they are refused: what was signed over such a text has no hash here, and so is not
+//! believed. For every text that is accepted, both forms are V8's, byte for byte.
 
-use std::fmt;
+use std::{
+    cmp::Ordering,
+    collections::HashSet,
+    fmt::{self, Write},
+};
 
 use sha2::{Digest, Sha256};
 
@@ -63,89 +70,205 @@ impl Value {
     #[must_use]
     pub fn canonical(&self) -> String {
         let mut text = String::new();
-        write(self, true, &mut |part| text.push_str(part));
+        // A string takes everything that is poured into it.
+        let _ = Writer::write(self, Canon::Sorted, &mut |part| {
+            text.push_str(part);
+            Ok(())
+        });
         text
     }
 
     /// The SHA-256 of the canonical form, without making it.
     #[must_use]
     pub fn canonical_hash(&self) -> Hash {
+        self.hash(Canon::Sorted)
+    }
+
+    /// The SHA-256 of what V8 would write for this value (which is what [`Display`](fmt::Display) writes), without
+    /// making it.
+    #[must_use]
+    pub fn insertion_hash(&self) -> Hash {
+        self.hash(Canon::Insertion)
+    }
+
+    /// The SHA-256 of one of the two forms.
+    #[must_use]
+    pub fn hash(&self, canon: Canon) -> Hash {
         let mut hasher = Sha256::new();
-        write(self, true, &mut |part| hasher.update(part.as_bytes()));
+        // A hasher takes everything, too.
+        let _ = Writer::write(self, canon, &mut |part| {
+            hasher.update(part);
+            Ok(())
+        });
         Hash(hasher.finalize().into())
     }
 }
 
-/// Compact JSON, members in order.
+/// The form in which a value is hashed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Canon {
+    /// JCS, RFC 8785.
+    Sorted,
+    /// `JSON.stringify(JSON.parse(text))`, as V8 does it.
+    Insertion,
+}
+
+/// Compact JSON as V8 writes it: names that are array indices first, in ascending order, then all others in order of
+/// appearance.
 impl fmt::Display for Value {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut answer = Ok(());
-        write(self, false, &mut |part| {
-            if answer.is_ok() {
-                answer = f.write_str(part);
-            }
-        });
-        answer
+        Writer::write(self, Canon::Insertion, &mut |part| f.write_str(part))
     }
 }
 
-fn write(value: &Value, sorted: bool, to: &mut dyn FnMut(&str)) {
-    match value {
-        Value::Null => to("null"),
-        Value::Bool(true) => to("true"),
-        Value::Bool(false) => to("false"),
-        Value::Number(number) => to(ryu_js::Buffer::new().format(*number)),
-        Value::String(text) => write_string(text, to),
-        Value::Array(items) => {
-            to("[");
-            for (i, item) in items.iter().enumerate() {
-                if i > 0 {
-                    to(",");
+/// Writes a value, and pours out what it wrote by the bucket: a hasher likes whole blocks better than single commas.
+struct Writer<'a> {
+    text: String,
+    canon: Canon,
+    pour: &'a mut dyn FnMut(&str) -> fmt::Result,
+}
+
+impl Writer<'_> {
+    /// A bucket.
+    const ENOUGH: usize = 4096;
+
+    fn write(value: &Value, canon: Canon, pour: &mut dyn FnMut(&str) -> fmt::Result) -> fmt::Result {
+        let mut writer = Writer { text: String::new(), canon, pour };
+        writer.value(value)?;
+        (writer.pour)(&writer.text)
+    }
+
+    fn pour(&mut self) -> fmt::Result {
+        (self.pour)(&self.text)?;
+        self.text.clear();
+        Ok(())
+    }
+
+    fn value(&mut self, value: &Value) -> fmt::Result {
+        match value {
+            Value::Null => self.text.push_str("null"),
+            Value::Bool(true) => self.text.push_str("true"),
+            Value::Bool(false) => self.text.push_str("false"),
+            Value::Number(number) => self.number(*number)?,
+            Value::String(text) => self.string(text)?,
+            Value::Array(items) => {
+                self.text.push('[');
+                for (i, item) in items.iter().enumerate() {
+                    if i > 0 {
+                        self.text.push(',');
+                    }
+                    self.value(item)?;
                 }
-                write(item, sorted, to);
+                self.text.push(']');
             }
-            to("]");
+            Value::Object(members) => match order(members, self.canon) {
+                None => self.members(members.iter())?,
+                Some(order) => self.members(order.into_iter())?,
+            },
         }
-        Value::Object(members) => {
-            let mut order: Vec<&(Box<str>, Value)> = members.iter().collect();
-            if sorted {
-                order.sort_by(|(a, _), (b, _)| a.encode_utf16().cmp(b.encode_utf16()));
+        if self.text.len() < Self::ENOUGH { Ok(()) } else { self.pour() }
+    }
+
+    fn members<'m>(&mut self, members: impl Iterator<Item = &'m Member>) -> fmt::Result {
+        self.text.push('{');
+        for (i, (name, value)) in members.enumerate() {
+            if i > 0 {
+                self.text.push(',');
             }
-            to("{");
-            for (i, (name, value)) in order.into_iter().enumerate() {
-                if i > 0 {
-                    to(",");
-                }
-                write_string(name, to);
-                to(":");
-                write(value, sorted, to);
+            self.string(name)?;
+            self.text.push(':');
+            self.value(value)?;
+        }
+        self.text.push('}');
+        Ok(())
+    }
+
+    fn number(&mut self, number: f64) -> fmt::Result {
+        // Most numbers are ports, and need no search for the shortest digits. Minus zero is written as zero.
+        let whole = number as i32;
+        if f64::from(whole) == number {
+            return write!(self.text, "{whole}");
+        }
+        self.text.push_str(ryu_js::Buffer::new().format(number));
+        Ok(())
+    }
+
+    fn string(&mut self, text: &str) -> fmt::Result {
+        self.text.push('"');
+        let mut rest = text;
+        while let Some(at) = rest.bytes().position(|byte| matches!(byte, b'"' | b'\\' | 0..0x20)) {
+            self.plain(&rest[..at])?;
+            match rest.as_bytes()[at] {
+                b'"' => self.text.push_str("\\\""),
+                b'\\' => self.text.push_str("\\\\"),
+                0x08 => self.text.push_str("\\b"),
+                0x09 => self.text.push_str("\\t"),
+                0x0a => self.text.push_str("\\n"),
+                0x0c => self.text.push_str("\\f"),
+                0x0d => self.text.push_str("\\r"),
+                control => write!(self.text, "\\u{control:04x}")?,
             }
-            to("}");
+            rest = &rest[at + 1..];
+        }
+        self.plain(rest)?;
+        self.text.push('"');
+        Ok(())
+    }
+
+    fn plain(&mut self, text: &str) -> fmt::Result {
+        if text.len() < Self::ENOUGH {
+            self.text.push_str(text);
+            return Ok(());
+        }
+        // Long enough to be poured out without a copy.
+        self.pour()?;
+        (self.pour)(text)
+    }
+}
+
+type Member = (Box<str>, Value);
+
+/// The members in the order in which they are written, where that is not the order in which they lie.
+fn order(members: &[Member], canon: Canon) -> Option<Vec<&Member>> {
+    match canon {
+        Canon::Sorted => {
+            if members.is_sorted_by(|(a, _), (b, _)| by_utf16(a, b).is_lt()) {
+                return None;
+            }
+            let mut order: Vec<&Member> = members.iter().collect();
+            order.sort_unstable_by(|(a, _), (b, _)| by_utf16(a, b));
+            Some(order)
+        }
+        Canon::Insertion => {
+            if members.iter().all(|(name, _)| index(name).is_none()) {
+                return None;
+            }
+            let mut order: Vec<&Member> = members.iter().collect();
+            // Stable: names that are no index stay as they came.
+            order.sort_by_cached_key(|(name, _)| index(name).unwrap_or(u32::MAX));
+            Some(order)
         }
     }
 }
 
-fn write_string(text: &str, to: &mut dyn FnMut(&str)) {
-    to("\"");
-    let mut plain = 0;
-    for (at, byte) in text.bytes().enumerate() {
-        let escape: &str = match byte {
-            b'"' => "\\\"",
-            b'\\' => "\\\\",
-            0x08 => "\\b",
-            0x09 => "\\t",
-            0x0a => "\\n",
-            0x0c => "\\f",
-            0x0d => "\\r",
-            0..0x20 => &format!("\\u{byte:04x}"),
-            _ => continue,
-        };
-        to(&text[plain..at]);
-        to(escape);
-        plain = at + 1;
+/// Compares the UTF-16 code units of two texts. They differ from UTF-8's bytes in one thing: what needs a surrogate pair
+/// (first byte F0 and up) comes before U+E000 to U+FFFF (first byte EE or EF).
+fn by_utf16(a: &str, b: &str) -> Ordering {
+    let rank = |byte: u8| if matches!(byte, 0xee | 0xef) { byte + 0x10 } else { byte };
+    match a.bytes().zip(b.bytes()).find(|(a, b)| a != b) {
+        Some((a, b)) => rank(a).cmp(&rank(b)),
+        None => a.len().cmp(&b.len()),
     }
-    to(&text[plain..]);
-    to("\"");
+}
+
+/// The array index that a name spells (ECMA-262 section 6.1.7): 0 to 2^32 - 2 in decimal, without leading zeros.
+fn index(name: &str) -> Option<u32> {
+    let digits = name.as_bytes();
+    // Most names are found out by their first byte.
+    if !matches!(digits, [b'0'] | [b'1'..=b'9', ..]) || digits.len() > 10 || !digits.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    name.parse().ok().filter(|index| *index != u32::MAX)
 }
 
 /// How much a text may ask of its reader.
@@ -210,6 +333,25 @@ pub fn parse(text: &[u8], limits: Limits) -> Result<Value, Error> {
     let value = parser.value()?;
     parser.space();
     if parser.at == text.len() { Ok(value) } else { parser.fail("the end of the text") }
+}
+
+/// A name that is there for the second time.
+fn twice(members: &[Member]) -> Option<&str> {
+    /// Up to here looking at all pairs is faster than a set.
+    const FEW: usize = 12;
+    let mut names = members.iter().map(|(name, _)| &**name);
+    if members.len() <= FEW {
+        return names
+            .enumerate()
+            .find(|(i, name)| members[..*i].iter().any(|(n, _)| **n == **name))
+            .map(|(_, name)| name);
+    }
+    // What somebody sorted, ourselves for instance, is seen in one look.
+    if members.is_sorted_by(|(a, _), (b, _)| a < b) {
+        return None;
+    }
+    let mut seen = HashSet::with_capacity(members.len());
+    names.find(|name| !seen.insert(*name))
 }
 
 struct Parser<'a> {
@@ -317,37 +459,24 @@ impl Parser<'_> {
             }
             self.space();
         }
-        let mut names: Vec<&str> = members.iter().map(|(name, _)| &**name).collect();
-        names.sort_unstable();
-        if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
-            return Err(Error::Duplicate { at: self.at, name: twice[0].chars().take(64).collect() });
+        match twice(&members) {
+            Some(name) => Err(Error::Duplicate { at: self.at, name: name.chars().take(64).collect() }),
+            None => Ok(Value::Object(members)),
         }
-        Ok(Value::Object(members))
     }
 
     fn string(&mut self) -> Result<Box<str>, Error> {
         self.at += 1;
         let start = self.at;
+        self.plain();
         // Most strings have no escapes and are taken as they stand.
-        loop {
-            match self.peek() {
-                Some(b'"') => {
-                    let text = self.text[start..self.at].into();
-                    self.at += 1;
-                    return Ok(text);
-                }
-                Some(b'\\') => break,
-                Some(0..0x20) | None => return self.fail("a character of a string"),
-                Some(_) => self.at += 1,
-            }
+        if self.peek() == Some(b'"') {
+            let text = self.text[start..self.at].into();
+            self.at += 1;
+            return Ok(text);
         }
         let mut text = String::from(&self.text[start..self.at]);
         loop {
-            let from = self.at;
-            while !matches!(self.peek(), Some(b'"' | b'\\' | 0..0x20) | None) {
-                self.at += 1;
-            }
-            text.push_str(&self.text[from..self.at]);
             match self.peek() {
                 Some(b'"') => {
                     self.at += 1;
@@ -356,7 +485,16 @@ impl Parser<'_> {
                 Some(b'\\') => text.push(self.escape()?),
                 _ => return self.fail("a character of a string"),
             }
+            let from = self.at;
+            self.plain();
+            text.push_str(&self.text[from..self.at]);
         }
+    }
+
+    /// To the next byte of a string that does not stand for itself.
+    fn plain(&mut self) {
+        let rest = &self.text.as_bytes()[self.at..];
+        self.at += rest.iter().position(|byte| matches!(byte, b'"' | b'\\' | 0..0x20)).unwrap_or(rest.len());
     }
 
     fn escape(&mut self) -> Result<char, Error> {
@@ -421,6 +559,12 @@ impl Parser<'_> {
         if !self.eat(b'0') {
             self.digits()?;
         }
+        // Up to 2^31 a double is exact, and most numbers are ports.
+        if !matches!(self.peek(), Some(b'.' | b'e' | b'E'))
+            && let Ok(number @ 1..) = self.text[start..self.at].parse::<i32>()
+        {
+            return Ok(Value::Number(number.into()));
+        }
         if self.eat(b'.') {
             self.digits()?;
         }
@@ -480,9 +624,39 @@ mod tests {
     }
 
     #[test]
-    fn the_hash_is_of_the_canonical_form() {
-        let value = parse(br#"{"b":[1,{"y":2,"x":"\u00e9"}],"a":null}"#, LIMITS).unwrap();
+    fn array_indices_come_first_in_ascending_order() {
+        let text = r#"{"b":1,"4294967295":1,"10":1,"01":1,"9":{"1":2,"0":3},"-1":1,"4294967294":1,"1e1":1,"0":1,"":1}"#;
+        assert_eq!(
+            parse(text.as_bytes(), LIMITS).unwrap().to_string(),
+            r#"{"0":1,"9":{"0":3,"1":2},"10":1,"4294967294":1,"b":1,"4294967295":1,"01":1,"-1":1,"1e1":1,"":1}"#
+        );
+        for name in ["00", "+1", "1.0", " 1", "1 ", "٣", "42949672950", "4294967296", "99999999999"] {
+            assert_eq!(index(name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn utf16_order_is_that_of_the_code_units() {
+        let edges =
+            ["", "a", "b", "ab", "é", "\u{d7ff}", "\u{e000}", "\u{ffff}", "\u{10000}", "😀", "😁", "\u{10ffff}"];
+        for a in edges {
+            for b in edges.into_iter().flat_map(|b| [b.to_owned(), format!("{a}{b}"), format!("{b}{a}")]) {
+                assert_eq!(by_utf16(a, &b), a.encode_utf16().cmp(b.encode_utf16()), "{a:?} {b:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_hashes_are_of_the_forms_however_long_they_are() {
+        let long = "long \\n".repeat(3 * Writer::ENOUGH / 7);
+        let many = "\"x\",".repeat(Writer::ENOUGH);
+        let text =
+            format!(r#"{{"b":[1,{{"y":2,"x":"\u00e9"}}],"a":null,"7":"{long}","0":[{many}0,"{}"]}}"#, "é".repeat(9999));
+        let value = parse(text.as_bytes(), LIMITS).unwrap();
         assert_eq!(value.canonical_hash(), Hash::of(value.canonical().as_bytes()));
+        assert_eq!(value.insertion_hash(), Hash::of(value.to_string().as_bytes()));
+        assert_ne!(value.canonical_hash(), value.insertion_hash());
+        assert_eq!(parse(value.to_string().as_bytes(), LIMITS).unwrap().canonical(), value.canonical());
     }
 
     #[test]
@@ -492,6 +666,10 @@ mod tests {
         assert!(error(r#""\ud800""#).contains("surrogate"));
         assert!(error(r#""\udc00\ud800""#).contains("surrogate"));
         assert!(error("1e400").contains("double"));
+        let many: String = (0..100).map(|i| format!("\"{}\":0,", i * 37 % 100)).collect();
+        let again = format!("{{{many}\"x\":0,\"73\":1}}");
+        assert_eq!(error(&again), format!("byte {}: the member \"73\" is there twice", again.len()));
+        assert!(parse(format!("{{{many}\"x\":0}}").as_bytes(), LIMITS).is_ok());
         assert!(parse(b"\"\xff\"", LIMITS).unwrap_err().to_string().contains("UTF-8"));
     }
 
