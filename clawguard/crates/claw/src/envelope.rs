@@ -5,7 +5,7 @@
 
 use crate::{
     encoding::{self, Hash},
-    json::{self, Limits, Value},
+    json::{self, Canon, Limits, Value},
     key::{Did, PrivateKey},
     time::Instant,
 };
@@ -13,14 +13,49 @@ use crate::{
 /// What an envelope carries, by its `envelope_type`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// A Work Policy Contract; its hash is of the canonical form (JCS).
+    /// A Work Policy Contract.
     WorkPolicyContract,
+    /// The gateway's word that a model call went through it.
+    GatewayReceipt,
+    /// A tool's call.
+    ToolReceipt,
+    /// An effect outside the job.
+    SideEffectReceipt,
+    /// A person's yes or no.
+    HumanApprovalReceipt,
+    /// What a job's egress was held to.
+    EgressPolicyReceipt,
+    /// A sentinel's word on what it saw of a run.
+    CoverageAttestation,
+    /// A sandbox's word on what ran in it.
+    ExecutionAttestation,
+    /// A run's evidence.
+    ProofBundle,
 }
 
 impl Kind {
-    const fn name(self) -> &'static str {
+    /// The `envelope_type`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
         match self {
             Self::WorkPolicyContract => "work_policy_contract",
+            Self::GatewayReceipt => "gateway_receipt",
+            Self::ToolReceipt => "tool_receipt",
+            Self::SideEffectReceipt => "side_effect_receipt",
+            Self::HumanApprovalReceipt => "human_approval_receipt",
+            Self::EgressPolicyReceipt => "egress_policy_receipt",
+            Self::CoverageAttestation => "coverage_attestation",
+            Self::ExecutionAttestation => "execution_attestation",
+            Self::ProofBundle => "proof_bundle",
+        }
+    }
+
+    /// The form in which its payload is hashed. Claw sorts contracts; all evidence is as V8 writes it.
+    #[must_use]
+    pub const fn canon(self) -> Canon {
+        match self {
+            Self::WorkPolicyContract => Canon::Sorted,
+            _ => Canon::Insertion,
         }
     }
 }
@@ -149,7 +184,7 @@ impl Envelope {
         let signer: Did = member("signer_did")?.parse().map_err(|_| wrong("signer_did", "an Ed25519 did:key"))?;
         let issued_at =
             Instant::parse(member("issued_at")?).ok_or_else(|| wrong("issued_at", "an RFC 3339 date-time"))?;
-        let computed = payload.canonical_hash();
+        let computed = payload.hash(kind.canon());
         if computed != stated {
             return Err(Error::Hash { computed, stated });
         }
@@ -163,7 +198,7 @@ impl Envelope {
     #[must_use]
     pub fn seal(payload: Value, kind: Kind, key: &PrivateKey, issued_at: Instant) -> String {
         let text = |text: &str| Value::String(text.into());
-        let hash = payload.canonical_hash().to_string();
+        let hash = payload.hash(kind.canon()).to_string();
         let signature = encoding::encode(&key.sign(hash.as_bytes()));
         let members = [
             ("envelope_version", text("1")),
