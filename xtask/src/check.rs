@@ -9,6 +9,7 @@ use crate::{
 
 pub(crate) fn run() -> Result<()> {
     call(&mut cargo(&["fmt", "--all", "--check"]))?;
+    call(&mut cargo(&["fmt", "--check", "--manifest-path", "fuzz/Cargo.toml"]))?;
     // The kernel programs are linted for the host: the lints are the same, and no other compiler is needed.
     call(&mut cargo(&["clippy", "--locked", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
     call(cargo(&["doc", "--locked", "--quiet", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings"))?;

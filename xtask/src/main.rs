@@ -4,6 +4,7 @@
 mod bench;
 mod check;
 mod demo;
+mod fuzz;
 mod mutants;
 mod package;
 mod setup;
@@ -31,6 +32,8 @@ enum Task {
     Check,
     /// Measure what docs/SPECIFICATION.md promises.
     Bench(bench::Arguments),
+    /// Feed hostile input to everything that reads it.
+    Fuzz(fuzz::Arguments),
     /// Break each guard once and see its test go red.
     Mutants(mutants::Arguments),
     /// Build what is installed: the executable, units and manual pages, under target/package.
@@ -44,6 +47,7 @@ fn main() -> anyhow::Result<()> {
         Task::Test(arguments) => test::run(&arguments),
         Task::Check => check::run(),
         Task::Bench(arguments) => bench::run(&arguments),
+        Task::Fuzz(arguments) => fuzz::run(&arguments),
         Task::Mutants(arguments) => mutants::run(&arguments),
         Task::Package => package::run(),
     }

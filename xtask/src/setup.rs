@@ -36,6 +36,9 @@ const LINKER: &str = "0.10.3";
 /// The version of cargo-deny that CI uses.
 const DENY: &str = "0.20.2";
 
+/// The version of cargo-fuzz that CI uses.
+const FUZZ: &str = "0.13.2";
+
 const WRAPPER: &str = "#!/bin/sh\n\
     root=\"$(dirname \"$(dirname \"$(readlink -f \"$0\")\")\")/root\"\n\
     export LD_LIBRARY_PATH=\"$(echo \"$root\"/usr/lib/*-linux-gnu)\"\n\
@@ -169,15 +172,27 @@ fn executable(path: &Path, text: &str) -> Result<()> {
 
 /// cargo-deny: the host's own, or one built under `target/`.
 pub(crate) fn deny() -> Result<PathBuf> {
-    if has("cargo-deny") {
-        return Ok("cargo-deny".into());
+    tool("cargo-deny", DENY)
+}
+
+/// cargo-fuzz: the host's own, or one built under `target/`. libFuzzer itself is C++.
+pub(crate) fn fuzz() -> Result<PathBuf> {
+    if !has("c++") {
+        install(&["g++"])?;
+    }
+    tool("cargo-fuzz", FUZZ)
+}
+
+fn tool(name: &str, version: &str) -> Result<PathBuf> {
+    if has(name) {
+        return Ok(name.into());
     }
     let tools = target().join("tools");
-    let deny = tools.join("bin/cargo-deny");
-    if !deny.is_file() {
-        println!("setup: building cargo-deny {DENY}");
-        let words = ["install", "cargo-deny", "--version", DENY, "--locked", "--root"];
+    let tool = tools.join("bin").join(name);
+    if !tool.is_file() {
+        println!("setup: building {name} {version}");
+        let words = ["install", name, "--version", version, "--locked", "--root"];
         call(cargo(&words).arg(&tools).env("CARGO_TARGET_DIR", target().join("tools-build")))?;
     }
-    Ok(deny)
+    Ok(tool)
 }

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 
 use crate::{
-    setup,
+    fuzz, setup,
     shell::{call, cargo, command, must_be_root, target},
 };
 
@@ -28,6 +28,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     must_be_root("test")?;
     setup::everything()?;
     build()?;
+    if arguments.more.is_empty() {
+        fuzz::briefly()?;
+    }
     call(cargo(&["test", "--locked", "--no-fail-fast"]).arg("--").args(&arguments.more))
 }
 
