@@ -8,6 +8,7 @@
 mod cost;
 mod daemon;
 mod host;
+mod identity;
 mod switch;
 mod worker;
 
@@ -27,7 +28,7 @@ impl Line {
 
 type Measurement = fn() -> Vec<Line>;
 
-const ALL: [(&str, Measurement); 9] = [
+const ALL: [(&str, Measurement); 12] = [
     ("connect", cost::connect),
     ("packet", cost::packet),
     ("stream", cost::stream),
@@ -37,6 +38,9 @@ const ALL: [(&str, Measurement); 9] = [
     ("run", daemon::run),
     ("memory", daemon::memory),
     ("count", daemon::count),
+    ("contracts", identity::contracts),
+    ("tokens", identity::tokens),
+    ("revocation", identity::revocation),
 ];
 
 fn main() {

@@ -62,7 +62,8 @@ fn what_is_wrong_is_refused_and_what_was_before_stays_in_force() {
         (json!({ "sequence": -1 }), "metadata.clawguard.v1.sequence"),
         (json!({ "sequence": 1.5 }), "metadata.clawguard.v1.sequence"),
         (json!({ "groups": [{ "name": "all" }] }), "groups[0]"),
-        (json!({ "token": { "cst_max_ttl_seconds": 900 } }), "metadata.clawguard.v1.token"),
+        (json!({ "token": { "cst_max_ttl_seconds": 0 } }), "metadata.clawguard.v1.token"),
+        (json!({ "token": { "cst_max_ttl": 900 } }), "metadata.clawguard.v1.token"),
     ];
     for (guard, expected) in offers {
         let payload = world.payload(guard);

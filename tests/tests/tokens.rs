@@ -498,29 +498,23 @@ fn the_host_mints_the_key_that_a_token_names() {
 #[test]
 fn a_halt_contract_a_revocation_and_a_kill_each_stop_a_job_alone() {
     for way in ["contract", "revocation", "kill"] {
-        let (mut world, mut contract) = alone();
+        let (mut world, contract) = alone();
         // Only the way by the token has a token in it: a pin would end with its contract.
-        let mut start = |world: &World, name: &str, rest: &[&str]| match way {
-            "revocation" => {
-                let token = good(name, contract);
-                let job = job_on(world, name, &token, rest);
-                (job, TokenHash::of(&token).to_string())
-            }
-            _ => (world.agent_on("a", Nobody, rest), String::new()),
+        let tokens = [good("j", contract), good("k", contract)];
+        let (mut talk, mut each) = if way == "revocation" {
+            (job_on(&world, "j", &tokens[0], &["talk", CRM]), job_on(&world, "k", &tokens[1], &["each-line"]))
+        } else {
+            under(&mut world, json!({ "egress": [{ "host": "crm.example" }] }));
+            (world.agent_on("a", Nobody, &["talk", CRM]), world.agent_on("a", Nobody, &["each-line"]))
         };
-        if way != "revocation" {
-            contract = under(&mut world, json!({ "egress": [{ "host": "crm.example" }] }));
-        }
-        let _ = contract;
-        let (mut talk, one) = start(&world, "j", &["talk", CRM]);
-        let (mut each, two) = start(&world, "k", &["each-line"]);
         talk.until("connected");
         assert_eq!(talk.ask("before", "got"), "got before");
         assert_eq!(each.ask(CRM, "tcp"), "tcp ok x");
         match way {
             "contract" => drop(under(&mut world, json!({}))),
             "revocation" => {
-                for hash in [one, two] {
+                for token in &tokens {
+                    let hash = TokenHash::of(token).to_string();
                     world.clawguard(&["cst", "revoke", &hash, "--here", "--reason", "halt"]).ok();
                 }
             }

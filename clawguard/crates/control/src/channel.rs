@@ -109,7 +109,8 @@ pub enum What {
     Token {
         /// The token itself.
         token: String,
-        /// Who binds it, where the registry keeps such bindings: a token bound by another is a replayed one.
+        /// Who binds it, where the registry keeps such bindings: a token bound by another is a replayed one. Empty for one
+        /// that is bound already.
         binder: String,
     },
     /// Revocations as they happen, until the stream ends.

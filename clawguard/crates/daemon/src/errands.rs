@@ -88,8 +88,10 @@ impl Errands {
     /// Sends the gateway for something. Answers whether there was room.
     pub(crate) fn send(&self, from: &Source, what: What, purpose: Purpose) -> bool {
         let patience = if matches!(purpose, Purpose::Revocations) { STREAM } else { PATIENCE };
+        let waits = |purpose: &Purpose| matches!(purpose, Purpose::Answer(_));
         let mut inner = self.lock();
-        if inner.out.len() >= MOST {
+        let waiting = inner.out.values().filter(|(purpose, _)| waits(purpose)).count();
+        if inner.out.len() >= MOST || (waits(&purpose) && waiting >= MOST_WAITING) {
             return false;
         }
         inner.newest += 1;

@@ -450,7 +450,6 @@ impl Core {
     pub(crate) fn ask_about_tokens(&mut self) {
         let Some(scope) = self.registries.source(Registry::Clawscope).cloned() else { return };
         let (now, pace) = (clock::boot_ns(), self.config.registry.poll_seconds.saturating_mul(SECOND));
-        let host = self.host_did();
         for (id, job) in &mut self.jobs {
             let Some(token) = job.token.as_mut().filter(|token| token.ended.is_none() && now < token.expires_ns) else {
                 continue;
@@ -459,9 +458,11 @@ impl Core {
             if job.over || now < token.ask_ns {
                 continue;
             }
-            let what = What::Token { token: token.text.clone(), binder: format!("{host}/{id}") };
+            // It is bound already.
+            let what = What::Token { token: token.text.clone(), binder: String::new() };
             if self.errands.send(&scope, what, Purpose::Token(id.clone(), hash)) {
-                token.ask_ns = now.saturating_add(pace);
+                // Half a beat less: a beat that comes a moment early still counts.
+                token.ask_ns = now.saturating_add(pace.saturating_sub(SECOND / 2));
             }
         }
     }
