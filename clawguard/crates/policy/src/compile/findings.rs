@@ -103,9 +103,10 @@ impl Compiler<'_> {
                 findings.push(Finding { path: path.clone(), outcome: Outcome::Recorded, note });
             }
         }
-        findings.sort_by_cached_key(|finding| (natural(&finding.path), finding.note.clone()));
-        findings.dedup();
-        findings
+        let mut keyed: Vec<_> = findings.into_iter().map(|finding| (natural(&finding.path), finding)).collect();
+        keyed.sort_by(|(a, one), (b, other)| a.cmp(b).then_with(|| one.note.cmp(&other.note)));
+        keyed.dedup_by(|(_, one), (_, other)| one == other);
+        keyed.into_iter().map(|(_, finding)| finding).collect()
     }
 
     /// What only form 1 has.
