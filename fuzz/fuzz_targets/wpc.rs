@@ -10,6 +10,7 @@ use policy::{
     compile::{Rule, check, compile},
     group::{Class, Risk},
     host::McpServer,
+    tool::ToolVerdict,
 };
 
 static HOST: LazyLock<HostFacts> = LazyLock::new(|| {
@@ -32,6 +33,9 @@ static HOST: LazyLock<HostFacts> = LazyLock::new(|| {
             endpoint: Some(("a.example".parse().expect("a host name"), 443)),
             risk: Risk::Medium,
             class: Class::Write,
+            read: vec!["get_*".parse().expect("a pattern")],
+            write: vec!["update_*".parse().expect("a pattern")],
+            irreversible: Vec::new(),
         }],
         ..HostFacts::default()
     }
@@ -58,4 +62,6 @@ fuzz_target!(|data: &[u8]| {
     assert!(places.is_sorted(), "{places:?}");
     assert!(places.windows(2).all(|pair| pair[0] != pair[1]), "{places:?}");
     assert!(policy.rules.iter().all(|rule| usize::from(rule.set) < policy.sets.len()));
+    // Whatever the contract's text, a tool of a server that the host does not know is denied.
+    assert!(matches!(policy.tools.decide("elsewhere", "get_it"), ToolVerdict::Deny(_)));
 });

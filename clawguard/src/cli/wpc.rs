@@ -18,7 +18,7 @@ use control::{
 };
 use daemon::config::Config;
 use hyper::Method;
-use policy::{Contract, HostFacts, compile, contract::Lifetime, diff};
+use policy::{Contract, HostFacts, compile, diff};
 use serde_json::{json, value::RawValue};
 
 use super::{
@@ -310,10 +310,6 @@ fn check(context: &Context, file: &Path, config: Option<&Path>) -> Done {
         (Some(false), _, _) => "its signer is not trusted here",
         (_, Some(from), _) if from > now => "it is not in force yet",
         (_, _, Some(to)) if to <= now => "it has expired",
-        _ if policy.token.is_some() => "it asks for job tokens, which this version does not verify",
-        _ if policy.lifetime == Lifetime::Default => {
-            "it says no expiry, and this version applies no [trust] default_lifetime"
-        }
         _ => return Ok(()),
     };
     Err(refused(&format!("it would be refused: {why}")))
