@@ -11,7 +11,17 @@ use crate::{
 
 pub(crate) fn run() -> Result<()> {
     setup::everything()?;
-    call(&mut cargo(&["build", "--locked", "--release", "--package", "clawguard", "--package", "gateway"]))?;
+    call(&mut cargo(&[
+        "build",
+        "--locked",
+        "--release",
+        "--package",
+        "clawguard",
+        "--package",
+        "gateway",
+        "--package",
+        "authority",
+    ]))?;
     let place = target().join("package");
     if place.exists() {
         fs::remove_dir_all(&place).with_context(|| place.display().to_string())?;
@@ -19,7 +29,7 @@ pub(crate) fn run() -> Result<()> {
     let into = |from: std::path::PathBuf, to: &str, mode: &str| {
         call(command("install", &["-D", "-m", mode]).arg(from).arg(place.join(to)))
     };
-    for executable in ["clawguard", "clawguard-gateway"] {
+    for executable in ["clawguard", "clawguard-gateway", "clawguard-authority"] {
         into(target().join("release").join(executable), &format!("usr/bin/{executable}"), "755")?;
     }
     for entry in fs::read_dir(root().join("systemd"))? {

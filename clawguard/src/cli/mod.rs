@@ -1,6 +1,7 @@
 //! The commands, one file each, and what they share.
 
 mod audit;
+mod authority;
 mod breakglass;
 mod cst;
 mod daemon;
@@ -80,6 +81,8 @@ enum Command {
     Wpc(wpc::Arguments),
     /// Work with job tokens.
     Cst(cst::Arguments),
+    /// Serve contracts, tokens and revocations to one's own fleet (unprivileged; run it as a user of its own).
+    Authority(authority::Arguments),
     /// Read and verify the audit chain.
     Audit(audit::Arguments),
     /// Take the fence off when the daemon cannot start: recorded, and for host root only.
@@ -227,6 +230,7 @@ fn carry_out(arguments: Arguments) -> Done {
         Command::Keygen(arguments) => keygen::run(&context, &arguments),
         Command::Wpc(arguments) => wpc::run(&context, &arguments),
         Command::Cst(arguments) => cst::run(&context, &arguments),
+        Command::Authority(arguments) => authority::run(&context, &arguments),
         Command::Audit(arguments) => audit::run(&context, &arguments),
         Command::BreakGlass(arguments) => breakglass::break_glass(&context, &arguments),
         Command::Uninstall => breakglass::uninstall(&context),

@@ -1,0 +1,289 @@
+//! What is remembered: contracts, issued tokens, bindings, revocations, in one SQLite file.
+//!
+//! One thread writes. It takes what waits, commits it together and answers only then, so that what was acknowledged is on
+//! disk and two hundred clients share a sync. Every revocation that is in force is also in memory, put there after the
+//! commit and before the answer.
+
+mod live;
+mod schema;
+mod writer;
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use bytes::Bytes;
+use claw::{Hash, token::TokenHash};
+use rusqlite::{Connection, OptionalExtension, params};
+use tokio::sync::{Semaphore, oneshot};
+
+pub(crate) use live::{Live, Revocation};
+
+use crate::{KEPT, LONGEST_LIFE};
+use writer::{Effects, Job, Writer};
+
+/// Reads from the file at once.
+const READERS: usize = 4;
+
+/// Why the store did not do it.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// SQLite's word.
+    #[error("the store refused: {0}")]
+    Sqlite(#[from] rusqlite::Error),
+    /// The commit that it was part of failed.
+    #[error("the store could not commit")]
+    NotCommitted,
+    /// The writer is gone.
+    #[error("the store is closed")]
+    Closed,
+    /// Made by a later version.
+    #[error("the store has version {0}, which is later than this program's")]
+    Later(i64),
+    /// What is stored is not what was stored.
+    #[error("the store's bytes of this contract changed")]
+    Corrupted,
+    /// The file cannot be opened.
+    #[error("{0}: {1}")]
+    File(PathBuf, std::io::Error),
+}
+
+/// What became of a revocation.
+pub(crate) struct Revoked {
+    pub(crate) revocation: Arc<Revocation>,
+    /// Revoked before.
+    pub(crate) before: bool,
+}
+
+/// What became of a binding.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Bound {
+    /// Bound to who asked, now or before.
+    Here { before: bool },
+    /// Bound to somebody else.
+    Elsewhere,
+    /// Not bound: it is revoked.
+    Revoked,
+}
+
+/// What became of a contract.
+pub(crate) struct Published {
+    /// There before.
+    pub(crate) existed: bool,
+    /// The envelope that is stored: the first one.
+    pub(crate) envelope: Bytes,
+}
+
+/// The store.
+pub(crate) struct Store {
+    writer: Writer,
+    live: Arc<Live>,
+    file: PathBuf,
+    readers: Arc<Semaphore>,
+    idle: Arc<Mutex<Vec<Connection>>>,
+}
+
+impl Store {
+    pub(crate) fn open(data: &Path) -> Result<Self, Error> {
+        let file = data.join("store.sqlite");
+        let connection = schema::open(&file)?;
+        let live = Arc::new(Live::default());
+        live.load(&connection)?;
+        let writer = Writer::start(connection, Arc::clone(&live))?;
+        Ok(Self { writer, live, file, readers: Arc::new(Semaphore::new(READERS)), idle: Arc::default() })
+    }
+
+    /// The revocations in force.
+    pub(crate) fn live(&self) -> &Arc<Live> {
+        &self.live
+    }
+
+    /// Whether the last commit succeeded.
+    pub(crate) fn works(&self) -> bool {
+        self.writer.works()
+    }
+
+    /// Commits what waits and ends the writer.
+    pub(crate) fn close(&self) {
+        self.writer.close();
+    }
+
+    async fn write<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Connection, &mut Effects) -> Result<T, rusqlite::Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let (reply, answer) = oneshot::channel();
+        let job: Job = Box::new(move |connection, effects| {
+            let result = work(connection, effects);
+            let good = result.is_ok();
+            let settle = move |committed: bool| {
+                // Who asked may have gone; what is committed stays.
+                let _ = reply.send(match result {
+                    Ok(value) if committed => Ok(value),
+                    Ok(_) => Err(Error::NotCommitted),
+                    Err(error) => Err(Error::Sqlite(error)),
+                });
+            };
+            (good, Box::new(settle))
+        });
+        self.writer.send(job).await?;
+        answer.await.map_err(|_| Error::NotCommitted)?
+    }
+
+    /// Writes down that a token was issued. The token itself is not stored.
+    pub(crate) async fn issued(&self, hash: TokenHash, iat: u64, exp: u64, record: String) -> Result<(), Error> {
+        self.write(move |connection, _| {
+            connection
+                .prepare_cached("INSERT OR IGNORE INTO token (hash, issued_at, exp, record) VALUES (?1, ?2, ?3, ?4)")?
+                .execute(params![hash.0, iat as i64, exp as i64, record])
+                .map(drop)
+        })
+        .await
+    }
+
+    /// Revokes a token, for as long as it could live.
+    pub(crate) async fn revoke(
+        &self,
+        hash: TokenHash,
+        now: u64,
+        reason: Option<String>,
+        by: String,
+    ) -> Result<Revoked, Error> {
+        self.write(move |connection, effects| {
+            if let Some(found) = live::find(connection, hash)? {
+                return Ok(Revoked { revocation: Arc::new(found), before: true });
+            }
+            // A token that was not issued here is none that could be accepted here for longer than any.
+            let exp = connection
+                .prepare_cached("SELECT exp FROM token WHERE hash = ?1")?
+                .query_row([hash.0], |row| row.get::<_, i64>(0))
+                .optional()?
+                .map_or(now.saturating_add(LONGEST_LIFE), |exp| exp.max(0) as u64);
+            connection
+                .prepare_cached("INSERT INTO revocation (hash, at, exp, reason, by) VALUES (?1, ?2, ?3, ?4, ?5)")?
+                .execute(params![hash.0, now as i64, exp as i64, reason, by])?;
+            let sequence = connection.last_insert_rowid().max(0) as u64;
+            let revocation = Arc::new(Revocation { sequence, hash, at: now, reason, by });
+            effects.revoked.push(Arc::clone(&revocation));
+            Ok(Revoked { revocation, before: false })
+        })
+        .await
+    }
+
+    /// Binds a token to the first who asks.
+    pub(crate) async fn bind(&self, hash: TokenHash, binder: String, now: u64, exp: u64) -> Result<Bound, Error> {
+        self.write(move |connection, _| {
+            if live::find(connection, hash)?.is_some() {
+                return Ok(Bound::Revoked);
+            }
+            let first: Option<String> = connection
+                .prepare_cached("SELECT binder FROM binding WHERE hash = ?1")?
+                .query_row([hash.0], |row| row.get(0))
+                .optional()?;
+            match first {
+                Some(first) if first == binder => Ok(Bound::Here { before: true }),
+                Some(_) => Ok(Bound::Elsewhere),
+                None => {
+                    connection
+                        .prepare_cached("INSERT INTO binding (hash, binder, at, exp) VALUES (?1, ?2, ?3, ?4)")?
+                        .execute(params![hash.0, binder, now as i64, exp as i64])?;
+                    Ok(Bound::Here { before: false })
+                }
+            }
+        })
+        .await
+    }
+
+    /// Stores a contract's envelope, unless there is one for that hash.
+    pub(crate) async fn publish(&self, hash: Hash, envelope: Bytes, now: u64, by: String) -> Result<Published, Error> {
+        self.write(move |connection, _| {
+            if let Some(found) = envelope_of(connection, hash)? {
+                return Ok(Published { existed: true, envelope: found.0 });
+            }
+            connection
+                .prepare_cached("INSERT INTO wpc (hash, envelope, digest, at, by) VALUES (?1, ?2, ?3, ?4, ?5)")?
+                .execute(params![hash.0, &envelope[..], Hash::of(&envelope).0, now as i64, by])?;
+            Ok(Published { existed: false, envelope })
+        })
+        .await
+    }
+
+    /// Forgets what concerns tokens that expired long ago.
+    pub(crate) async fn prune(&self, now: u64) -> Result<usize, Error> {
+        let until = now.saturating_sub(KEPT) as i64;
+        self.write(move |connection, effects| {
+            let mut gone = connection.prepare_cached("DELETE FROM revocation WHERE exp < ?1 RETURNING hash")?;
+            let hashes = gone.query_map([until], |row| row.get(0))?;
+            let hashes = hashes.map(|hash| hash.map(TokenHash)).collect::<Result<Vec<_>, _>>()?;
+            let mut count = hashes.len();
+            effects.forgotten.extend(hashes);
+            count += connection.execute("DELETE FROM binding WHERE exp < ?1", [until])?;
+            count += connection.execute("DELETE FROM token WHERE exp < ?1", [until])?;
+            Ok(count)
+        })
+        .await
+    }
+
+    /// The size of a contract's envelope, in bytes.
+    pub(crate) async fn size(&self, hash: Hash) -> Result<Option<usize>, Error> {
+        self.read(move |connection| {
+            let found: Option<i64> = connection
+                .prepare_cached("SELECT length(envelope) FROM wpc WHERE hash = ?1")?
+                .query_row([hash.0], |row| row.get(0))
+                .optional()?;
+            Ok(found.map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX)))
+        })
+        .await
+    }
+
+    /// A contract's envelope.
+    pub(crate) async fn envelope(&self, hash: Hash) -> Result<Option<Bytes>, Error> {
+        self.read(move |connection| match envelope_of(connection, hash)? {
+            Some((envelope, digest)) if Hash::of(&envelope) == digest => Ok(Some(envelope)),
+            Some(_) => Err(Error::Corrupted),
+            None => Ok(None),
+        })
+        .await
+    }
+
+    /// Revocations before a sequence number, newest first, and whether there are older ones.
+    pub(crate) async fn before(&self, sequence: u64, most: usize) -> Result<(Vec<Revocation>, bool), Error> {
+        self.read(move |connection| {
+            let mut found = live::before(connection, sequence, most + 1)?;
+            let more = found.len() > most;
+            found.truncate(most);
+            Ok((found, more))
+        })
+        .await
+    }
+
+    /// Revocations after a sequence number, oldest first.
+    pub(crate) async fn after(&self, sequence: u64, most: usize) -> Result<Vec<Revocation>, Error> {
+        self.read(move |connection| Ok(live::after(connection, sequence, most)?)).await
+    }
+
+    async fn read<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Connection) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let place = Arc::clone(&self.readers).acquire_owned().await.map_err(|_| Error::Closed)?;
+        let (file, idle) = (self.file.clone(), Arc::clone(&self.idle));
+        let task = tokio::task::spawn_blocking(move || {
+            let taken = idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+            let connection = taken.map_or_else(|| schema::reader(&file), Ok)?;
+            let found = work(&connection);
+            idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
+            drop(place);
+            found
+        });
+        task.await.map_err(|_| Error::Closed)?
+    }
+}
+
+fn envelope_of(connection: &Connection, hash: Hash) -> rusqlite::Result<Option<(Bytes, Hash)>> {
+    connection
+        .prepare_cached("SELECT envelope, digest FROM wpc WHERE hash = ?1")?
+        .query_row([hash.0], |row| Ok((Bytes::from(row.get::<_, Vec<u8>>(0)?), Hash(row.get(1)?))))
+        .optional()
+}
