@@ -241,3 +241,66 @@ impl<S: Read + Write> Client<S> {
         Ok(Reply { status, head: head.to_ascii_lowercase(), body: String::from_utf8(body).unwrap() })
     }
 }
+
+/// A connection of which the bytes are looked at as they come.
+pub(crate) struct Raw {
+    stream: std::cell::RefCell<TcpStream>,
+    seen: std::cell::RefCell<String>,
+}
+
+impl Raw {
+    pub(crate) fn get(address: SocketAddr, path: &str) -> Self {
+        Self::with(address, path, &format!("authorization: Bearer {ADMIN}\r\n"))
+    }
+
+    pub(crate) fn with(address: SocketAddr, path: &str, headers: &str) -> Self {
+        let raw = Self::connect(address);
+        raw.send(&format!("GET {path} HTTP/1.1\r\nhost: x\r\n{headers}\r\n"));
+        raw
+    }
+
+    pub(crate) fn connect(address: SocketAddr) -> Self {
+        let stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        Self { stream: stream.into(), seen: String::new().into() }
+    }
+
+    pub(crate) fn send(&self, text: &str) {
+        self.stream.borrow_mut().write_all(text.as_bytes()).unwrap();
+    }
+
+    fn more(&self) -> bool {
+        let mut bytes = [0; 4096];
+        // A reset is an end as well.
+        let many = match self.stream.borrow_mut().read(&mut bytes) {
+            Ok(many) => many,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => panic!("nothing came for a minute"),
+            Err(_) => 0,
+        };
+        self.seen.borrow_mut().push_str(&String::from_utf8_lossy(&bytes[..many]));
+        many > 0
+    }
+
+    /// Chunks' frames are taken out, which is good enough for what is looked for.
+    fn text(&self) -> String {
+        let seen = self.seen.borrow();
+        let Some((head, body)) = seen.split_once("\r\n\r\n") else { return seen.clone() };
+        let lines = body.split("\r\n").filter(|line| u32::from_str_radix(line, 16).is_err());
+        format!("{head}\r\n\r\n{}", lines.collect::<Vec<_>>().concat())
+    }
+
+    pub(crate) fn until(&self, wanted: &str) {
+        while !self.text().contains(wanted) {
+            assert!(self.more(), "it ended before {wanted:?}: {}", self.text());
+        }
+    }
+
+    pub(crate) fn ended(&self) -> String {
+        while self.more() {}
+        self.text()
+    }
+
+    pub(crate) fn head(&self) -> String {
+        self.seen.borrow().to_ascii_lowercase()
+    }
+}
