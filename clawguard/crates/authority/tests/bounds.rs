@@ -1,5 +1,7 @@
 //! What a stranger may take of the server's time and room; TLS; what the program refuses to start with.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on fails")]
+
 mod common;
 
 use std::{

@@ -287,3 +287,84 @@ fn envelope_of(connection: &Connection, hash: Hash) -> rusqlite::Result<Option<(
         .query_row([hash.0], |row| Ok((Bytes::from(row.get::<_, Vec<u8>>(0)?), Hash(row.get(1)?))))
         .optional()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fresh(name: &str) -> PathBuf {
+        let data = std::env::temp_dir().join(format!("clawguard-store-{name}-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&data);
+        std::fs::create_dir(&data).unwrap();
+        data
+    }
+
+    /// A kill does not show this; only a power loss would.
+    #[test]
+    fn every_commit_is_synced() {
+        let data = fresh("synced");
+        let connection = schema::open(&data.join("store.sqlite")).unwrap();
+        let value = |name| connection.pragma_query_value(None, name, |row| row.get::<_, rusqlite::types::Value>(0));
+        assert_eq!(value("synchronous").unwrap(), rusqlite::types::Value::Integer(2));
+        assert_eq!(value("journal_mode").unwrap(), rusqlite::types::Value::Text("wal".into()));
+        std::fs::remove_dir_all(data).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_write_that_fails_is_undone_alone_and_is_not_acknowledged() {
+        let data = fresh("alone");
+        let store = Arc::new(Store::open(&data).unwrap());
+        let hash = |name: &str| TokenHash::of(name);
+        // The first write keeps the thread busy, so that the others share a commit.
+        let (go, wait) = std::sync::mpsc::channel::<()>();
+        let busy = Arc::clone(&store);
+        let busy = tokio::spawn(async move { busy.write(move |_, _| Ok(wait.recv().is_ok())).await });
+        let spawn = |name: &'static str, fails: bool| {
+            let store = Arc::clone(&store);
+            tokio::spawn(async move {
+                let insert = "INSERT INTO revocation (hash, at, exp, by) VALUES (?1, 1, 1, 'test')";
+                store
+                    .write(move |connection, effects| {
+                        connection.execute(insert, [TokenHash::of(name).0])?;
+                        let (sequence, hash) = (connection.last_insert_rowid() as u64, TokenHash::of(name));
+                        let by = String::from("test");
+                        effects.revoked.push(Arc::new(Revocation { sequence, hash, at: 1, reason: None, by }));
+                        if fails { connection.execute("INSERT INTO nowhere VALUES (1)", []).map(drop) } else { Ok(()) }
+                    })
+                    .await
+            })
+        };
+        let (one, bad, two) = (spawn("one", false), spawn("bad", true), spawn("two", false));
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        go.send(()).unwrap();
+        busy.await.unwrap().unwrap();
+        assert!(one.await.unwrap().is_ok() && two.await.unwrap().is_ok());
+        assert!(matches!(bad.await.unwrap(), Err(Error::Sqlite(_))));
+        assert!(store.live().find(hash("one")).is_some() && store.live().find(hash("two")).is_some());
+        assert!(store.live().find(hash("bad")).is_none());
+        assert_eq!(store.before(u64::MAX, 10).await.unwrap().0.len(), 2);
+
+        // A transaction that cannot be committed is acknowledged to nobody.
+        let lost = store.write(|connection, _| connection.execute_batch("ROLLBACK")).await;
+        assert!(lost.is_err());
+        assert!(!store.works());
+        assert!(store.issued(hash("x"), 1, 2, "{}".into()).await.is_ok());
+        assert!(store.works());
+        store.close();
+        assert!(matches!(store.prune(0).await, Err(Error::Closed)));
+        std::fs::remove_dir_all(data).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_contract_whose_bytes_changed_is_not_handed_out() {
+        let data = fresh("changed");
+        let store = Store::open(&data).unwrap();
+        let hash = Hash::of(b"contract");
+        store.publish(hash, Bytes::from_static(b"{\"a\":1}"), 1, "test".into()).await.unwrap();
+        assert_eq!(store.envelope(hash).await.unwrap().unwrap(), "{\"a\":1}");
+        let change = "UPDATE wpc SET envelope = CAST('{\"a\":2}' AS BLOB)";
+        store.write(move |connection, _| connection.execute(change, [])).await.unwrap();
+        assert!(matches!(store.envelope(hash).await, Err(Error::Corrupted)));
+        std::fs::remove_dir_all(data).unwrap();
+    }
+}
