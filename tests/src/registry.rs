@@ -43,6 +43,7 @@ pub struct State {
     /// Every request's method and path.
     pub asked: Vec<String>,
     followers: Vec<TcpStream>,
+    delay: Duration,
 }
 
 /// A running one. Its threads end with the test's process.
@@ -79,6 +80,11 @@ impl Registry {
         self.state().mood = mood;
     }
 
+    /// Lets every answer take this long.
+    pub fn delay(&self, delay: Duration) {
+        self.state().delay = delay;
+    }
+
     /// Offers an envelope's file under a hash: its own, or another's.
     pub fn offer(&self, hash: &str, envelope: &str) {
         let wrapped = format!("{{\"ok\":true,\"policy_hash_b64u\":\"{hash}\",\"envelope\":{envelope}}}");
@@ -110,11 +116,12 @@ impl Registry {
 
 fn answer(mut stream: TcpStream, state: &Mutex<State>) {
     let Some((method, path, body)) = request(&mut stream) else { return };
-    let mood = {
+    let (mood, delay) = {
         let mut state = state.lock().unwrap();
         state.asked.push(format!("{method} {path}"));
-        state.mood
+        (state.mood, state.delay)
     };
+    thread::sleep(delay);
     match mood {
         Mood::Well => {}
         Mood::Down => return,

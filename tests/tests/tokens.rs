@@ -408,8 +408,8 @@ fn keys_of_an_issuers_set_count_only_where_the_host_says_so_and_may_rotate() {
     world.eventually("the key set", |_| registry.asked("GET /v1/jwks") > 0);
     world.eventually("the key counts", |world| job(world, "j", &by(&old, "j"), &["tcp", CRM, "x"]).status == 0);
     refused(&mut world, "k", &by(&new, "k"), "TOKEN_UNKNOWN_KID");
+    // A key that is not known is looked for in the set, now and then.
     registry.state().keys = vec![old.did(), new.did()];
-    world.signal_daemon(nix::sys::signal::Signal::SIGHUP);
     world.eventually("the new key counts", |world| job(world, "k", &by(&new, "k"), &["tcp", CRM, "x"]).status == 0);
 }
 
@@ -425,6 +425,67 @@ fn another_contract_ends_the_token_of_the_former_and_a_new_one_goes_on() {
     assert!(run.status == 4 && run.err.contains("POLICY_HASH_MISMATCH"), "{run:?}");
     present(&world, "j", &good("j", next)).ok();
     assert_eq!(each.ask(CRM, "tcp"), "tcp ok x");
+}
+
+#[test]
+fn tokens_of_an_issuer_that_is_no_longer_trusted_end() {
+    let (world, contract) = alone();
+    let mut each = job_on(&world, "j", &good("j", contract), &["each-line"]);
+    assert_eq!(each.ask(CRM, "tcp"), "tcp ok x");
+    let other = PrivateKey::from_seed(&[0x77; 32]).did();
+    let text = format!("[trust]\ncst_issuers = [\"{other}\"]\nrevocation = \"off\"\n");
+    fs::write(world.directory.join("etc/clawguard/conf.d/50-tokens.toml"), text).unwrap();
+    world.signal_daemon(nix::sys::signal::Signal::SIGHUP);
+    world.eventually("the job's stop", |_| each.ask(CRM, "tcp") == "tcp EPERM");
+    assert_eq!(state(&world, "j"), "untrusted");
+}
+
+#[test]
+fn a_contract_that_begins_to_demand_tokens_ends_what_goes_without_one() {
+    let (mut world, _) = alone();
+    under(&mut world, json!({ "egress": [{ "host": "crm.example" }] }));
+    let mut talk = world.agent_on("a", Nobody, &["talk", CRM]);
+    talk.until("connected");
+    under(&mut world, demanding());
+    assert_eq!(talk.until("read"), "read ECONNABORTED");
+    let ended = |body: &Value| body["result"] == "ended" && body["cause"] == "TOKEN_REQUIRED";
+    world.eventually("the record", |world| world.audit("token").iter().any(ended));
+    // A restart or a reload changes nothing about that.
+    let jobs = world.json(&["status"])["jobs"].as_array().unwrap().clone();
+    let name = jobs.iter().find(|job| job["agent"] == "a").unwrap()["id"].as_str().unwrap().to_owned();
+    for how in ["reload", "restart"] {
+        if how == "reload" {
+            world.signal_daemon(nix::sys::signal::Signal::SIGHUP);
+            thread::sleep(Duration::from_secs(1));
+        } else {
+            world.stop();
+            world.start();
+        }
+        assert_eq!(state(&world, &name), "missing", "{how}");
+    }
+}
+
+#[test]
+fn a_revocation_on_this_host_is_remembered_by_hash_for_good() {
+    let (mut world, contract) = alone();
+    let token = good("j", contract);
+    let hash = TokenHash::of(&token).to_string();
+    world.clawguard(&["cst", "revoke", &hash, "--here", "--reason", "seen elsewhere"]).ok();
+    refused(&mut world, "j", &token, "TOKEN_REVOKED");
+    world.sigkill();
+    world.start();
+    refused(&mut world, "j", &token, "TOKEN_REVOKED");
+    let ledger = fs::read_to_string(world.directory.join("var/lib/clawguard/ledger.json")).unwrap();
+    let ledger: Value = serde_json::from_str(&ledger).unwrap();
+    assert_eq!(ledger["tokens"]["revoked"][&hash], json!(u64::MAX));
+}
+
+/// What the answer takes is taken from the token, not added to it.
+#[test]
+fn a_slow_issuer_gives_a_token_no_more_time() {
+    let (mut world, registry, contract) = with_registry("");
+    registry.delay(Duration::from_secs(2));
+    refused(&mut world, "j", &lasting("j", contract, 3), "TOKEN_EXPIRED");
 }
 
 #[test]

@@ -9,13 +9,12 @@ use claw::{
     Hash,
     key::PrivateKey,
     time::Instant,
-    token::{Claims, Issuers, LONGEST_LIFE, Token, TokenHash},
+    token::{Claims, Demands, Issuers, LONGEST_LIFE, Token, TokenHash},
 };
 use control::{
     api::{ContractView, KeyView, PresentBody, RevokeAnswer, RevokeBody, TokenView},
     client::encode,
 };
-use daemon::config::Config;
 use hyper::Method;
 use serde_json::{Value, json};
 
@@ -181,10 +180,17 @@ fn issue(context: &Context, issue: &Issue) -> Done {
         None => issued_there(context, issue, &pin, &agent_did)?,
     };
     let parsed = Token::parse(&token).map_err(|error| Failure::Failed(error.to_string()))?;
+    let said = (parsed.claims.mission_id.as_deref(), parsed.claims.policy_hash_b64u.as_deref());
+    if said != (Some(issue.job.as_str()), Some(pin.as_str())) || parsed.claims.agent() != agent_did {
+        let text = "the registry issued another token than the one that was asked for: another job, contract or agent";
+        return Err(Failure::Failed(text.into()));
+    }
     if let Some(out) = &issue.out {
         sys::file::replace(&std::path::absolute(out)?, format!("{token}\n").as_bytes(), 0o600)?;
     }
-    let value = json!({ "token": token, "token_hash": parsed.hash.to_string(), "claims": claims(&parsed.claims),
+    // Written to a file, it is nobody else's to read.
+    let shown = issue.out.is_none().then_some(&token);
+    let value = json!({ "token": shown, "token_hash": parsed.hash.to_string(), "claims": claims(&parsed.claims),
         "kid": parsed.kid, "file": issue.out });
     context.print(&value, |_| match &issue.out {
         None => format!("{token}\n"),
@@ -256,41 +262,55 @@ fn claims(claims: &Claims) -> Value {
     })
 }
 
+/// What an issuer says of a token, if it is asked.
+fn standing(context: &Context, text: &str, hash: &TokenHash, remote: &Remote) -> Result<(bool, Value), Failure> {
+    let body = json!({ "token": text }).to_string();
+    let answer = remote.ask(context, Which::Clawscope, "POST", "/v1/tokens/introspect", Some(body))?;
+    let value: Value = serde_json::from_str(&answer.body).unwrap_or(Value::Null);
+    let active = answer.status == 200
+        && value["active"] == true
+        && value["revoked"] != true
+        && value["token_hash"] == hash.to_string();
+    let told = json!({ "status": answer.status, "active": value["active"], "revoked": value["revoked"],
+        "token_hash": value["token_hash"], "error": value["error"] });
+    Ok((active, told))
+}
+
 fn inspect(context: &Context, file: &Path, online: Option<&Remote>) -> Done {
     let text = read(file)?;
     let token = Token::parse(&text).map_err(|error| Failure::Failed(format!("{}: {error}", error.code())))?;
-    let trusted = Config::read(&context.paths.config())
-        .map(|config| Issuers::new(config.trust.cst_issuers.iter().map(|did| did.0)))
-        .unwrap_or_default();
+    let config = super::remote::config(context)?;
+    let trusted = Issuers::new(config.trust.cst_issuers.iter().map(|did| did.0));
     let signature = Token::verify(&text, &trusted).err();
-    let computed = token.claims.scope_hash().to_string();
-    let hashed = token.claims.token_scope_hash_b64u.as_ref().map(|stated| *stated == computed);
-    let expired = sys::clock::wall_ns() / 1_000_000_000 >= token.claims.exp;
-    let standing = match online {
-        None => None,
-        Some(remote) => {
-            let body = json!({ "token": text }).to_string();
-            Some(remote.ask(context, Which::Clawscope, "POST", "/v1/tokens/introspect", Some(body))?)
-        }
-    };
-    let standing = standing.map(|answer| {
-        let value: Value = serde_json::from_str(&answer.body).unwrap_or(Value::Null);
-        json!({ "status": answer.status, "active": value["active"], "revoked": value["revoked"], "error": value["error"] })
-    });
-    let active = standing.as_ref().is_none_or(|standing| standing["active"] == true);
-    let good = signature.is_none() && hashed != Some(false) && !expired && active;
+    let claims = &token.claims;
+    // All that can be said without a job: it is judged for the one that it names, under the contract that it pins.
+    let pinned = claims.policy_hash_b64u.as_ref().and_then(|pin| pin.parse().ok());
+    let fit = claims
+        .suit(&Demands {
+            now: sys::clock::wall_ns() / 1_000_000_000,
+            audiences: &config.trust.cst_audiences,
+            scopes: &config.trust.cst_scopes,
+            job: claims.mission_id.as_deref().unwrap_or_default(),
+            contract: pinned.unwrap_or(Hash([0; 32])),
+            longest_life: LONGEST_LIFE,
+            require_scope_hash: false,
+            require_pin: false,
+        })
+        .err();
+    let standing = online.map(|remote| standing(context, &text, &token.hash, remote)).transpose()?;
+    let good = signature.is_none() && fit.is_none() && standing.as_ref().is_none_or(|(active, _)| *active);
+    let unchecked = "the contract in force, the job, whether another presented it, and whether this host revoked it";
     let value = json!({
         "good": good,
         "token_hash": token.hash.to_string(),
         "kid": token.kid,
         "signature": signature.as_ref().map_or("verified", |error| error.code()),
-        "scope_hash": match hashed { Some(true) => "matches", Some(false) => "mismatch", None => "absent" },
-        "expired": expired,
-        "claims": claims(&token.claims),
-        "issuer": standing,
+        "claims_fit": fit.as_ref().map_or("yes", |error| error.code()),
+        "claims": self::claims(claims),
+        "issuer": standing.as_ref().map(|(_, told)| told),
+        "not_checked": unchecked,
     });
     context.print(&value, |_| {
-        let claims = &token.claims;
         let mut lines = vec![
             format!("token {}", token.hash),
             match &signature {
@@ -301,26 +321,17 @@ fn inspect(context: &Context, file: &Path, online: Option<&Remote>) -> Done {
             format!("under the contract {}", claims.policy_hash_b64u.as_deref().unwrap_or("(none pinned)")),
             format!("agent {}", claims.agent()),
             format!("audience {}; scope {}", claims.aud.join(" "), claims.scope.join(" ")),
-            format!(
-                "issued {}, expires {}{}",
-                time(claims.iat),
-                time(claims.exp),
-                if expired { ": EXPIRED" } else { "" }
-            ),
+            format!("issued {}, expires {}", time(claims.iat), time(claims.exp)),
         ];
-        match hashed {
-            Some(true) => lines.push("its scope hash is that of its claims".into()),
-            Some(false) => lines.push(format!("its scope hash is NOT that of its claims, {computed}")),
-            None => lines.push("it has no scope hash".into()),
+        if let Some(error) = &fit {
+            lines.push(format!("NOT GOOD HERE: {}: {error}", error.code()));
         }
-        if let Some(standing) = &standing {
-            let words = if active {
-                "its issuer says that it is good".to_owned()
-            } else {
-                format!("its issuer says: {standing}")
-            };
-            lines.push(words);
+        match (&standing, online) {
+            (Some((true, _)), _) => lines.push("its issuer says that it is good".into()),
+            (Some((false, told)), _) => lines.push(format!("ITS ISSUER SAYS: {told}")),
+            (None, _) => lines.push("its issuer was not asked (--online)".into()),
         }
+        lines.push(format!("not checked: {unchecked}"));
         lines.join("\n") + "\n"
     })?;
     if good { Ok(()) } else { Err(Failure::Status(1)) }
@@ -336,7 +347,8 @@ fn revoke(context: &Context, token: &str, reason: &str, here: bool, remote: &Rem
         }
     };
     if here {
-        let body = RevokeBody { token: None, token_hash: Some(hash.to_string()), reason: reason.into() };
+        let token_hash = text.is_none().then(|| hash.to_string());
+        let body = RevokeBody { token: text, token_hash, reason: reason.into() };
         let client = context.client();
         let answer: RevokeAnswer = context.wait(client.send(Method::POST, "/v1/tokens/revoke", &body))?;
         return context.print(&answer, |answer| {
@@ -347,7 +359,7 @@ fn revoke(context: &Context, token: &str, reason: &str, here: bool, remote: &Rem
             )
         });
     }
-    if !remote.known(context, Which::Clawscope) {
+    if !remote.known(context, Which::Clawscope)? {
         let text =
             "no registry is known: give --authority URL, set [registry] clawscope, or say --here for this host alone";
         return Err(Failure::Usage(text.into()));

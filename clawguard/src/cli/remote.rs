@@ -70,29 +70,46 @@ impl Answer {
     }
 }
 
+/// The instance's configuration. One that this user may not read says nothing; one that is wrong is an error, because what it
+/// says of certificates would be left out.
+pub(crate) fn config(context: &Context) -> Result<Config, Failure> {
+    let path = context.paths.config();
+    match Config::read(&path) {
+        Err(error) if matches!(&error, daemon::config::Error::Read { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied) =>
+        {
+            eprintln!("clawguard: {error}; going on without it");
+            Ok(Config::default())
+        }
+        other => other.map_err(|error| Failure::Failed(error.to_string())),
+    }
+}
+
+fn configured(config: &Config, which: Which) -> (&'static str, Option<&String>) {
+    match which {
+        Which::Clawcontrols => ("clawcontrols", config.registry.clawcontrols.as_ref()),
+        Which::Clawscope => ("clawscope", config.registry.clawscope.as_ref()),
+    }
+}
+
 fn read(path: &Path) -> Result<String, Failure> {
     fs::read_to_string(path).map_err(|error| Failure::Failed(format!("{}: {error}", path.display())))
 }
 
 impl Remote {
     /// Whether a registry is named, here or in the configuration.
-    pub(crate) fn known(&self, context: &Context, which: Which) -> bool {
-        self.source(context, which).is_ok()
+    pub(crate) fn known(&self, context: &Context, which: Which) -> Result<bool, Failure> {
+        Ok(self.authority.is_some() || configured(&config(context)?, which).1.is_some())
     }
 
     fn source(&self, context: &Context, which: Which) -> Result<Source, Failure> {
-        // A configuration that this user may not read names nothing.
-        let config = Config::read(&context.paths.config()).unwrap_or_default();
-        let (name, configured) = match which {
-            Which::Clawcontrols => ("clawcontrols", &config.registry.clawcontrols),
-            Which::Clawscope => ("clawscope", &config.registry.clawscope),
-        };
-        let Some(base) = self.authority.as_ref().or(configured.as_ref()) else {
+        let config = config(context)?;
+        let (name, configured) = configured(&config, which);
+        let Some(base) = self.authority.as_ref().or(configured) else {
             return Err(Failure::Usage(format!(
                 "no registry is known: give --authority URL, or set [registry] {name}"
             )));
         };
-        let own = configured.as_ref() == Some(base);
+        let own = configured == Some(base);
         let ca = self.ca.as_ref().or(config.registry.ca.as_ref().filter(|_| own));
         let addresses: Vec<IpAddr> = if own { config.addresses_of(base) } else { Vec::new() };
         Ok(Source {

@@ -78,8 +78,10 @@ pub(crate) fn run(context: &Context, arguments: &Arguments) -> Done {
         return Err(Failure::Usage("only root can become another user".into()));
     }
     refuse_sockets()?;
+    // Whatever can be wrong here is found before a token is used up.
+    let user = user(arguments)?;
     let answer = start_job(context, arguments)?;
-    let identity = identity(arguments, root, &answer)?;
+    let identity = identity(arguments, user, root, &answer);
     let plan = shield::Plan {
         identity,
         unix_sockets: answer.unix_sockets,
@@ -126,33 +128,37 @@ fn start_job(context: &Context, arguments: &Arguments) -> Result<JobAnswer, Fail
     context.wait(client.send(Method::POST, "/v1/jobs", &body))
 }
 
-fn identity(arguments: &Arguments, root: bool, answer: &JobAnswer) -> Result<Identity, Failure> {
-    if let Some(name) = &arguments.user {
-        let found = nix::unistd::User::from_name(name).ok().flatten();
-        let by_number = || {
-            name.parse()
-                .ok()
-                .and_then(|uid| nix::unistd::User::from_uid(nix::unistd::Uid::from_raw(uid)).ok().flatten())
-        };
-        let user = found.or_else(by_number).ok_or_else(|| Failure::Usage(format!("there is no user {name}")))?;
-        if user.uid.is_root() {
-            return Err(Failure::Usage(
-                "host root is never given to an agent; --userns-root is root of a namespace".into(),
-            ));
-        }
-        let text = CString::new(user.name).map_err(|_| Failure::Usage("a user's name has a NUL in it".into()))?;
-        return Ok(Identity::User {
-            uid: user.uid.as_raw(),
-            gid: user.gid.as_raw(),
-            name: text,
-            home: user.dir.to_string_lossy().into_owned(),
-        });
+/// The user of the host's whom the command becomes, if it becomes one.
+fn user(arguments: &Arguments) -> Result<Option<Identity>, Failure> {
+    let Some(name) = &arguments.user else { return Ok(None) };
+    let found = nix::unistd::User::from_name(name).ok().flatten();
+    let by_number = || {
+        name.parse().ok().and_then(|uid| nix::unistd::User::from_uid(nix::unistd::Uid::from_raw(uid)).ok().flatten())
+    };
+    let user = found.or_else(by_number).ok_or_else(|| Failure::Usage(format!("there is no user {name}")))?;
+    if user.uid.is_root() {
+        return Err(Failure::Usage(
+            "host root is never given to an agent; --userns-root is root of a namespace".into(),
+        ));
+    }
+    let text = CString::new(user.name).map_err(|_| Failure::Usage("a user's name has a NUL in it".into()))?;
+    Ok(Some(Identity::User {
+        uid: user.uid.as_raw(),
+        gid: user.gid.as_raw(),
+        name: text,
+        home: user.dir.to_string_lossy().into_owned(),
+    }))
+}
+
+fn identity(arguments: &Arguments, user: Option<Identity>, root: bool, answer: &JobAnswer) -> Identity {
+    if let Some(user) = user {
+        return user;
     }
     if !arguments.userns_root {
-        return Ok(Identity::Caller);
+        return Identity::Caller;
     }
     let outside = FIRST_ID + (answer.slot % RANGES) * IDS;
-    Ok(Identity::NamespaceRoot { maps: root.then_some(IdMap { inside: 0, outside, count: IDS }) })
+    Identity::NamespaceRoot { maps: root.then_some(IdMap { inside: 0, outside, count: IDS }) }
 }
 
 /// Starts the command and answers its exit status.

@@ -333,9 +333,11 @@ fn fetch(context: &Context, hash: Hash, out: Option<&Path>, signer: Option<Did>,
     }
     let trusted = match signer {
         Some(signer) => Some(signer == envelope.signer),
-        None => Config::read(&context.paths.config())
-            .ok()
-            .map(|config| config.trust.wpc_signers.iter().any(|did| did.0 == envelope.signer)),
+        None => {
+            let config = super::remote::config(context)?;
+            let signers = config.trust.wpc_signers;
+            (!signers.is_empty()).then(|| signers.iter().any(|did| did.0 == envelope.signer))
+        }
     };
     if trusted == Some(false) {
         return Err(Failure::Refused(format!("{hash} is signed by {}, who is not trusted", envelope.signer)));
@@ -346,7 +348,10 @@ fn fetch(context: &Context, hash: Hash, out: Option<&Path>, signer: Option<Did>,
     };
     fs::write(out, format!("{text}\n")).map_err(|error| of(out)(&error))?;
     let value = json!({ "wpc_hash": hash.to_string(), "signer": envelope.signer.to_string(), "file": out });
-    context.print(&value, |_| format!("{hash}\nsigned by {}\nwritten to {}\n", envelope.signer, out.display()))
+    context.print(&value, |_| {
+        let whether = if trusted.is_none() { " (whether you trust that key is for you to say)" } else { "" };
+        format!("{hash}\nsigned by {}{whether}\nwritten to {}\n", envelope.signer, out.display())
+    })
 }
 
 fn publish(context: &Context, file: &Path, remote: &Remote) -> Done {

@@ -551,6 +551,12 @@ impl Issuers {
         self.0.iter().map(|(_, key)| key)
     }
 
+    /// Whether one of them has this id.
+    #[must_use]
+    pub fn has(&self, kid: &str) -> bool {
+        self.find(kid).is_some()
+    }
+
     fn find(&self, kid: &str) -> Option<&Did> {
         self.0.iter().find(|(known, _)| known == kid).map(|(_, key)| key)
     }

@@ -156,18 +156,22 @@ fn start_job(shared: &Shared, call: &Call) -> Answer<Reply> {
     let own = named_contract(shared, body.envelope.as_deref(), body.wpc_hash.as_deref())?;
     let expected = body.wpc_hash.as_ref().and_then(|hash| hash.parse().ok());
     let named = Core::named_job(&body)?;
-    let hash = match own {
+    let own = match own {
         None => None,
         Some(bytes) => {
-            let judged = judge(bytes, &shared.bench(), Use::Anew(expected))
+            let judged = judge(bytes, &shared.bench(), Use::Once(expected))
                 .inspect_err(|error| shared.lock().contract_refused(&named.0, error))?;
             shared.load(&judged)?;
-            shared.lock().accept_for_job(&judged)?;
-            Some(judged.policy.hash)
+            Some(judged)
         }
     };
-    let made = judged_token(shared, &body, &named, hash)
-        .and_then(|token| shared.acknowledged(|core| core.start_job(named, &body, hash, token, &call.peer)));
+    let hash = own.as_ref().map(|judged| judged.policy.hash);
+    let made = judged_token(shared, &body, &named, hash).and_then(|token| {
+        if let Some(judged) = &own {
+            shared.lock().accept_for_job(judged)?;
+        }
+        shared.acknowledged(|core| core.start_job(named, &body, hash, token, &call.peer))
+    });
     if made.is_err() {
         shared.lock().drop_unused_contracts();
     }
@@ -190,7 +194,7 @@ fn judged_token(
         let Some(contract) = core.contract_for(agent, own)? else {
             return refuse(Code::Conflict, format!("the agent {agent} has no contract that a token could be for"), "");
         };
-        (contract, core.token_rules(contract))
+        (contract, core.token_rules(contract)?)
     };
     let case = Case { agent: agent.clone(), job: job.clone(), contract, rules };
     shared.judge_token(cst, &case).map(|token| Some((token, case)))
@@ -286,6 +290,7 @@ impl Core {
         warnings.extend(self.problems.values().cloned());
         warnings
             .extend(self.registries.keys_error.iter().map(|why| format!("clawscope's key set did not come: {why}")));
+        warnings.extend(self.registries.stream_error.iter().map(|why| format!("revocations are not followed: {why}")));
         if self.audit.owed() > 0 {
             warnings.push(format!("{} records wait in memory for room on the disk", self.audit.owed()));
         }

@@ -84,7 +84,8 @@ pub enum Revocation {
     /// A token whose issuer cannot be asked is refused.
     #[default]
     Required,
-    /// Tokens count until they expire or an operator of this host revokes them. For hosts without an issuer's service.
+    /// Where no clawscope is named, tokens count until they expire or an operator of this host revokes them. One that is named
+    /// is asked all the same.
     Off,
 }
 
@@ -538,6 +539,8 @@ pub(crate) fn place(url: &str) -> Option<(Place, u16)> {
     };
     let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
     let place = match bare.parse::<IpAddr>() {
+        // An IPv6 address stands in brackets; without them nobody could tell where its port begins.
+        Ok(IpAddr::V6(_)) if bare.len() == host.len() => return None,
         Ok(address) => Place::Address(address),
         Err(_) => Place::Name(host.parse().ok()?),
     };

@@ -69,6 +69,8 @@ pub(crate) struct Bench {
 pub(crate) enum Use {
     /// An operator, or the configuration, puts it in force now: such a contract's time begins.
     Anew(Option<Hash>),
+    /// One job is to be under it: its time begins if it has not begun, and goes on if it has.
+    Once(Option<Hash>),
     /// It was in force before, under this hash.
     Again(Hash),
 }
@@ -82,7 +84,7 @@ pub(crate) fn judge(bytes: Vec<u8>, bench: &Bench, how: Use) -> Answer<Judged> {
     };
     let envelope = Envelope::open(&bytes, EnvelopeKind::WorkPolicyContract)
         .map_err(|error| refused(error.to_string(), "sign it again with `clawguard wpc sign`"))?;
-    if let Use::Again(expected) | Use::Anew(Some(expected)) = how
+    if let Use::Again(expected) | Use::Anew(Some(expected)) | Use::Once(Some(expected)) = how
         && expected != envelope.hash
     {
         let message = format!("it is {}, and {expected} was asked for", envelope.hash);
@@ -100,9 +102,13 @@ pub(crate) fn judge(bytes: Vec<u8>, bench: &Bench, how: Use) -> Answer<Judged> {
     if needs_lifetime(&policy) {
         let begun = lifetimes.get(&envelope.hash.to_string()).and_then(|until| Instant::parse(until));
         let fresh = Instant(now.0.saturating_add(config.trust.default_lifetime.0.saturating_mul(1_000_000_000)));
-        policy.not_after = match how {
-            Use::Again(_) => begun.or(Some(fresh)),
-            Use::Anew(_) => Some(fresh),
+        policy.not_after = match (how, begun) {
+            (Use::Anew(_), _) | (Use::Once(_), None) => Some(fresh),
+            (_, Some(begun)) => Some(begun),
+            (Use::Again(_), None) => {
+                let message = "nobody knows since when it is in force, and it states no expiry".to_owned();
+                return Err(refused(message, "put it in force anew with `clawguard wpc use`"));
+            }
         };
     }
     if let Some(from) = policy.not_before.filter(|from| now < *from) {
@@ -219,7 +225,11 @@ impl Core {
     /// Gives tables to the kernel. No job points to them yet.
     pub(crate) fn enter(&mut self, judged: &Judged, lowered: Lowered) -> Answer<()> {
         let policy = &judged.policy;
+        // Loaded anew after the clock was set back, a contract ends when it would have.
         let deadline = policy.not_after.map_or(NEVER, |to| clock::boot_deadline(to.0));
+        let before = self.deadlines.get(&policy.hash).filter(|_| !needs_lifetime(policy));
+        let deadline = before.map_or(deadline, |before| deadline.min(*before));
+        self.deadlines.insert(policy.hash, deadline);
         let (slot, serial) = self
             .fence
             .put_policy(lowered, policy.hash, deadline)
@@ -292,7 +302,9 @@ impl Core {
             }
         };
         // Put in force anew, a contract without an expiry of its own lives longer.
-        if let (Some(contract), Some(to)) = (self.contracts.get_mut(&hash), judged.policy.not_after) {
+        if needs_lifetime(&judged.policy)
+            && let (Some(contract), Some(to)) = (self.contracts.get_mut(&hash), judged.policy.not_after)
+        {
             if contract.not_after.is_some_and(|before| before < to) {
                 contract.not_after = Some(to);
                 contract.expiry_told = false;
@@ -324,6 +336,11 @@ impl Core {
             entry.slot
         };
         for job in self.jobs.values().filter(|job| job.agent == *agent && job.wpc.is_none()) {
+            // First what the contract asks of the job's token: at no moment is it in force without that.
+            let deadline = self.token_deadline(hash, job.token.as_ref()).unwrap_or(0);
+            if deadline < self.fence.deadline(job.enrolled.slot) {
+                self.fence.set_deadline(job.enrolled.slot, deadline);
+            }
             self.fence.set_policy(job.enrolled.slot, slot);
         }
         Ok(agent_slot)

@@ -45,6 +45,8 @@ pub(crate) struct Core {
     pub(crate) retired: Vec<InForce>,
     pub(crate) agents: BTreeMap<AgentName, Agent>,
     pub(crate) jobs: BTreeMap<fence::JobId, Job>,
+    /// When each contract that was loaded since the start ends: nanoseconds, CLOCK_BOOTTIME.
+    pub(crate) deadlines: BTreeMap<Hash, u64>,
     /// Whose a job's number was, for records that come after its end.
     pub(crate) owners: HashMap<u64, (fence::JobId, AgentName)>,
     /// Which contract a loading's number was.

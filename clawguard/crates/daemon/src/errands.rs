@@ -24,6 +24,8 @@ const STREAM: Duration = Duration::from_secs(330);
 const QUIET: Duration = Duration::from_secs(20);
 /// Errands that are under way at once.
 const MOST: usize = 1024;
+/// Errands that are told at once: each brings the registry's certificates along.
+const MOST_TAKEN: usize = 16;
 /// Callers of the API that may wait for an errand at once: others, a kill above all, need threads too.
 const MOST_WAITING: usize = 4;
 
@@ -37,7 +39,14 @@ pub(crate) enum Purpose {
     /// The issuer's keys.
     Keys,
     /// A live token's standing.
-    Token(JobId, TokenHash),
+    Token {
+        /// Whose it is.
+        job: JobId,
+        /// Which it is.
+        token: TokenHash,
+        /// When it was asked about: nanoseconds, CLOCK_BOOTTIME.
+        asked_ns: u64,
+    },
     /// A contract that agents should be under.
     Contract(Hash),
     /// Revocations as they happen.
@@ -105,9 +114,8 @@ impl Errands {
 
     /// Sends the gateway for something and waits for what comes of it. Not under the daemon's lock.
     pub(crate) fn ask(&self, from: &Source, what: What) -> Answer<Outcome> {
-        let waiting = self.lock().out.values().filter(|(purpose, _)| matches!(purpose, Purpose::Answer(_))).count();
         let (sender, receiver) = mpsc::sync_channel(1);
-        if waiting >= MOST_WAITING || !self.send(from, what, Purpose::Answer(sender)) {
+        if !self.send(from, what, Purpose::Answer(sender)) {
             return refuse(Code::Unavailable, "too many questions to the registry are under way", "try again");
         }
         receiver.recv_timeout(PATIENCE).or_else(|_| {
@@ -124,8 +132,14 @@ impl Errands {
         let waited = tokio::time::timeout(QUIET, async {
             loop {
                 let news = self.news.notified();
-                let errands: Vec<Errand> = self.lock().queue.drain(..).collect();
+                let errands: Vec<Errand> = {
+                    let mut inner = self.lock();
+                    let some = inner.queue.len().min(MOST_TAKEN);
+                    inner.queue.drain(..some).collect()
+                };
                 if !errands.is_empty() {
+                    // Whoever asks next finds the rest.
+                    self.news.notify_one();
                     return errands;
                 }
                 news.await;
@@ -146,6 +160,22 @@ impl Errands {
         let late: Vec<u64> = inner.out.iter().filter(|(_, (_, until))| *until <= now).map(|(id, _)| *id).collect();
         inner.queue.retain(|errand| !late.contains(&errand.id));
         late.iter().filter_map(|id| inner.out.remove(id)).map(|(purpose, _)| purpose).collect()
+    }
+
+    /// The gateway that took errands is gone; answers what they were for.
+    pub(crate) fn lost(&self) -> Vec<Purpose> {
+        let mut inner = self.lock();
+        let waiting: Vec<u64> = inner.queue.iter().map(|errand| errand.id).collect();
+        let lost: Vec<u64> = inner.out.keys().filter(|id| !waiting.contains(id)).copied().collect();
+        lost.iter().filter_map(|id| inner.out.remove(id)).map(|(purpose, _)| purpose).collect()
+    }
+
+    /// Whatever comes of errands to former registries is no longer wanted, except by whoever waits for it.
+    pub(crate) fn forget(&self) {
+        let mut inner = self.lock();
+        inner.out.retain(|_, (purpose, _)| matches!(purpose, Purpose::Answer(_)));
+        let kept: Vec<u64> = inner.out.keys().copied().collect();
+        inner.queue.retain(|errand| kept.contains(&errand.id));
     }
 
     /// Whether an errand for such a purpose is under way.

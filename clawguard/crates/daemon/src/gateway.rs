@@ -23,7 +23,10 @@ use policy::{
 };
 use serde_json::json;
 use sys::process::{Child, Program};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    sync::Semaphore,
+};
 
 use crate::{
     config::{self, Config},
@@ -38,6 +41,12 @@ const USER: &str = "clawguard-gateway";
 const JOB: &str = "gateway";
 /// Questions that are answered at once; more wait in the channel.
 const MOST_QUESTIONS: usize = 16;
+/// How many of the daemon's blocking threads the gateway may have at once.
+const MOST_THREADS: usize = 2;
+/// Revoked tokens that are looked at in one message; the gateway sends fewer.
+const MOST_REVOKED: usize = 1024;
+/// How long an answer may lie unread.
+const UNREAD: Duration = Duration::from_secs(10);
 /// Bytes of a line that may stay in memory for the next.
 const SHORT: usize = 64 << 10;
 /// How long a gateway that ended is left alone, at first and at most.
@@ -244,44 +253,54 @@ pub(crate) fn is_gateway(core: &Core, peer: &sys::peer::Peer) -> bool {
     own && peer.uid == user().0
 }
 
-/// Answers the gateway until it hangs up: each question by itself, because some wait.
+/// Answers the gateway until it hangs up: each question by itself, because some wait. What it took and did not bring back is
+/// then asked for anew.
 pub(crate) async fn serve(channel: tokio::net::UnixStream, shared: Arc<Shared>) {
     let (read, write) = channel.into_split();
     let write = Arc::new(tokio::sync::Mutex::new(write));
-    let places = Arc::new(tokio::sync::Semaphore::new(MOST_QUESTIONS));
+    let places = Arc::new(Semaphore::new(MOST_QUESTIONS));
+    let threads = Arc::new(Semaphore::new(MOST_THREADS));
+    let mut answers = tokio::task::JoinSet::new();
     let mut read = BufReader::new(read).take(LONGEST as u64);
     let mut line = String::new();
     loop {
         line.clear();
         read.set_limit(LONGEST as u64);
         match read.read_line(&mut line).await {
-            Ok(0) | Err(_) => return,
+            Ok(0) | Err(_) => break,
             Ok(_) => {}
         }
         let Ok(Question { id, ask }) = serde_json::from_str::<Question>(&line) else {
             tracing::warn!("the gateway asked something that there is not");
-            return;
+            break;
         };
         if line.capacity() > SHORT {
             line = String::new();
         }
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
-        let (shared, write) = (Arc::clone(&shared), Arc::clone(&write));
-        tokio::spawn(async move {
-            let told = match ask {
-                Ask::Errands => Told::Errands(shared.errands.take().await),
-                other => match tokio::task::spawn_blocking(move || tell(&shared, other)).await {
-                    Ok(told) => told,
-                    Err(_) => return,
-                },
-            };
-            drop(place);
+        // Held until the answer is written: a gateway that does not read is not served either.
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else { break };
+        let (shared, write, threads) = (Arc::clone(&shared), Arc::clone(&write), Arc::clone(&threads));
+        while answers.try_join_next().is_some() {}
+        answers.spawn(async move {
+            let Some(told) = told(shared, ask, &threads).await else { return };
             let Ok(mut text) = serde_json::to_string(&Answer { id, told }) else { return };
             text.push('\n');
             // A gateway that hung up is noticed by whoever reads.
-            let _ = write.lock().await.write_all(text.as_bytes()).await;
+            let _ = tokio::time::timeout(UNREAD, async { write.lock().await.write_all(text.as_bytes()).await }).await;
+            drop(place);
         });
     }
+    answers.shutdown().await;
+    shared.errands_lost();
+}
+
+/// Answers a question. The gateway never has more than a few of the threads on which the API's calls are answered too.
+async fn told(shared: Arc<Shared>, ask: Ask, threads: &Semaphore) -> Option<Told> {
+    if ask == Ask::Errands {
+        return Some(Told::Errands(shared.errands.take().await));
+    }
+    let _thread = threads.acquire().await.ok()?;
+    tokio::task::spawn_blocking(move || tell(&shared, ask)).await.ok()
 }
 
 fn tell(shared: &Shared, ask: Ask) -> Told {
@@ -296,7 +315,7 @@ fn tell(shared: &Shared, ask: Ask) -> Told {
             Told::Noted
         }
         Ask::Revoked { tokens } => {
-            shared.lock().tokens_revoked(&tokens);
+            shared.lock().tokens_revoked(&tokens[..tokens.len().min(MOST_REVOKED)]);
             Told::Noted
         }
         // Answered where it can wait.

@@ -8,6 +8,7 @@ use std::{
 };
 
 use claw::{Hash, token::Token};
+use clawguard_common::NEVER;
 use control::api::{Code, JobAnswer, JobBody, JobView};
 use evidence::chain::Kind;
 use fence::{AgentName, Enrolled, JobId, JobSpec};
@@ -68,6 +69,8 @@ pub(crate) struct Job {
     pub(crate) denials: u64,
     /// Its token.
     pub(crate) token: Option<JobToken>,
+    /// Whether it was told that it goes without a token, or no longer by one.
+    pub(crate) token_told: bool,
 }
 
 /// A job, as a daemon that starts anew finds it.
@@ -86,6 +89,8 @@ struct Entry {
     over: bool,
     #[serde(default)]
     token: Option<JobToken>,
+    #[serde(default)]
+    token_told: bool,
 }
 
 /// In whose hands a cgroup is.
@@ -167,9 +172,10 @@ impl Core {
             (self.fence.places().job(&agent, &id), Origin::Run)
         };
         let contract = self.contract_for(&agent, wpc)?;
-        let demanded = contract.filter(|hash| self.token_rules(*hash).is_some());
+        let rules = contract.map_or(Ok(None), |hash| self.token_rules(hash))?;
+        let demanded = contract.filter(|_| rules.is_some());
         match (&token, demanded) {
-            (Some((_, case)), _) if contract != Some(case.contract) => {
+            (Some((_, case)), _) if (contract, rules) != (Some(case.contract), case.rules) => {
                 return refuse(Code::Conflict, "the contract changed while the job's token was judged", "try again");
             }
             // A unit that is being enrolled waits for its token with the fence around it.
@@ -180,7 +186,7 @@ impl Core {
             return refuse(Code::Conflict, format!("there is a job {id} already"), "choose another --job");
         }
         if let Some((token, case)) = &token {
-            self.bind_token(token, case, 0)?;
+            self.bind_token(token, case, None)?;
         }
         let actor = json!({ "uid": peer.uid, "pid": peer.pid, "executable": peer.executable, "cgroup": peer.cgroup });
         let (token, case) = token.map_or((None, None), |(token, case)| (Some(token), Some(case)));
@@ -202,10 +208,13 @@ impl Core {
 
     /// The cgroup of a new job, beside its token, on disk and in the chain.
     fn bound_to_cgroup(&mut self, token: &JobToken, case: &Case, actor: &serde_json::Value) -> Answer<Ticket> {
-        let cgroup = self.jobs.get(&case.job).map_or(0, |job| job.enrolled.cgroup);
-        self.bind_cgroup(token, cgroup)?;
+        let Some(enrolled) = self.jobs.get(&case.job).map(|job| job.enrolled.clone()) else {
+            return Err(failed("find the job", &case.job));
+        };
+        self.bind_cgroup(token, &enrolled)?;
+        let ticket = self.record_grant(Kind::Token, &taken(case, token, "presented", actor))?;
         self.counters.token("accepted", "");
-        self.record_grant(Kind::Token, &taken(case, token, "presented", actor))
+        Ok(ticket)
     }
 
     /// The unit in whose cgroup a caller is. Only root before its first instruction (`ExecStartPre=+`) gets here: a caller
@@ -256,7 +265,8 @@ impl Core {
         }
         let observe = agent.mode == AgentMode::Observe;
         let killed = self.killed_for_job(&new.id);
-        let deadline_ns = self.token_deadline(hash, new.token.as_ref());
+        // Without a contract nothing is allowed anyway.
+        let deadline_ns = hash.and_then(|hash| self.token_deadline(hash, new.token.as_ref())).unwrap_or(NEVER);
         let spec = JobSpec { agent: agent.slot, policy, observe, killed, deadline_ns };
         let enrolled = self.fence.enrol(&new.directory, spec).map_err(|error| failed("fence the job", &error))?;
         self.owners.insert(enrolled.key, (new.id.clone(), new.agent.clone()));
@@ -274,6 +284,7 @@ impl Core {
             awaited: (new.origin != Origin::Match).then(|| Instant::now() + FIRST_PROCESS),
             denials: 0,
             token: new.token,
+            token_told: deadline_ns == 0,
         };
         if let Err(error) = open_denials(&self.paths.denials(&new.id)) {
             tracing::warn!(%error, job = %new.id, "the job will not be able to read why it is denied");
@@ -497,6 +508,7 @@ impl Core {
                 started_at: job.started_at.clone(),
                 over: job.over,
                 token: job.token.clone(),
+                token_told: job.token_told,
             })
             .collect();
         if let Err(error) = ledger::write(&self.paths.jobs(), &entries) {
@@ -520,10 +532,9 @@ impl Core {
                     continue;
                 }
             };
-            let mut token = entry.token;
-            if let Some(token) = &mut token {
-                self.adopt_token(enrolled.slot, token);
-            }
+            let token = entry.token.and_then(|token| self.adopt_token(enrolled.slot, token));
+            // Whatever ended while nobody was there to see it is told now.
+            let token_told = entry.token_told;
             let wpc = entry.wpc.and_then(|text| text.parse().ok());
             self.owners.insert(enrolled.key, (entry.id.clone(), entry.agent.clone()));
             if let Err(error) = self.watch.add(&entry.id, &entry.directory) {
@@ -541,6 +552,7 @@ impl Core {
                 awaited: (entry.origin == Origin::Run).then(|| Instant::now() + FIRST_PROCESS),
                 denials,
                 token,
+                token_told,
             };
             self.jobs.insert(entry.id, job);
         }
@@ -559,7 +571,7 @@ impl Core {
             return Ok(None);
         }
         let Ok(agent) = self.agent(&entry.agent).map(|agent| agent.slot) else { return Ok(None) };
-        let enrolled = self.fence.enrol(&entry.directory, JobSpec { agent, ..JobSpec::default() })?;
+        let enrolled = self.fence.enrol(&entry.directory, JobSpec { agent, deadline_ns: 0, ..JobSpec::default() })?;
         if entry.over {
             self.fence.end(enrolled.slot);
         }

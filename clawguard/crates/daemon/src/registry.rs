@@ -1,6 +1,6 @@
 //! The registries: where they are, whether they answer, and what becomes of what they answer.
 
-use std::fs;
+use std::{collections::BTreeSet, fs};
 
 use claw::{
     Hash,
@@ -10,7 +10,7 @@ use claw::{
 };
 use control::{
     api::{Code, RegistryView},
-    channel::{Outcome, Source, What},
+    channel::{Outcome, Source, Standing, What},
 };
 use fence::AgentName;
 use sys::clock;
@@ -26,6 +26,8 @@ use crate::{
 const HEALTH: u64 = 15;
 /// Seconds after which a key set is fetched anew.
 const KEYS: u64 = 300;
+/// Seconds between two fetches because of a key that nobody knows.
+const KEYS_APART: u64 = 5;
 /// Seconds for which a key set counts: how long clawscope lets an old key and a new one overlap.
 const KEYS_COUNT: u64 = 3600;
 /// Beats between two attempts to follow revocations.
@@ -54,6 +56,10 @@ pub(crate) struct Registries {
     keys: Option<(Vec<Did>, u64)>,
     /// Why the key set is not there.
     pub(crate) keys_error: Option<String>,
+    /// Contracts that the registry gave and that were refused.
+    refused: BTreeSet<Hash>,
+    /// Why revocations are not followed as they happen, though they should be.
+    pub(crate) stream_error: Option<String>,
 }
 
 impl Registries {
@@ -150,6 +156,11 @@ impl Registries {
         Issuers::new(pinned.chain(fetched.into_iter().flat_map(|(keys, _)| keys.iter().copied())))
     }
 
+    /// Whether a key set counts that has not come yet: a token of before stands until it does.
+    pub(crate) fn awaits_keys(&self, config: &Config) -> bool {
+        config.registry.jwks && self.keys.is_none()
+    }
+
     fn keys_are_old(&self) -> bool {
         self.keys.as_ref().is_none_or(|(_, at)| clock::boot_ns().saturating_sub(*at) / SECOND >= KEYS)
     }
@@ -161,12 +172,20 @@ impl Core {
         const PROBLEM: &str = "registry";
         match Registries::of(config) {
             Ok(registries) => {
-                self.registries = registries;
+                let before = std::mem::replace(&mut self.registries, registries);
+                let same = |which| before.source(which) == self.registries.source(which);
+                if Registry::ALL.into_iter().all(same) {
+                    let Registries { reach, keys, .. } = before;
+                    (self.registries.reach, self.registries.keys) = (reach, keys);
+                } else {
+                    self.errands.forget();
+                }
                 self.problems.remove(PROBLEM);
             }
             Err(why) => {
                 tracing::error!(why, "the registries cannot be asked");
                 self.registries = Registries::default();
+                self.errands.forget();
                 self.problems.insert(PROBLEM.into(), why);
             }
         }
@@ -209,11 +228,25 @@ impl Core {
         self.ask_about_tokens();
     }
 
+    /// The issuer's key set, as it came.
+    fn keys_came(&mut self, text: &str) {
+        match read_jwks(text.as_bytes()) {
+            Ok(keys) => {
+                self.registries.keys = Some((keys, clock::boot_ns()));
+                self.registries.keys_error = None;
+                self.settle_tokens();
+            }
+            Err(error) => self.registries.keys_error = Some(error.to_string()),
+        }
+    }
+
     /// Agents that the configuration puts under a contract by hash, and that are under none because it is not here.
     fn contracts_wanted(&self) -> Vec<(AgentName, Hash)> {
         let wanted = self.config.agent.iter().filter_map(|agent| {
             let hash: Hash = agent.wpc.as_ref()?.parse().ok()?;
             let without = self.agents.get(&agent.name).is_some_and(|known| known.wpc.is_none());
+            // What was refused is not asked for again before something changes.
+            let without = without && !self.registries.refused.contains(&hash);
             (without && self.contract_bytes(hash).is_err()).then(|| (agent.name.clone(), hash))
         });
         wanted.collect()
@@ -221,11 +254,12 @@ impl Core {
 
     fn errand_failed(&mut self, purpose: &Purpose, why: &str) {
         match purpose {
-            Purpose::Answer(_) | Purpose::Revocations => {}
+            Purpose::Answer(_) => {}
+            Purpose::Revocations => self.registries.stream_error = Some(why.to_owned()),
             Purpose::Health(registry) => self.registries.fared(*registry, Err(why.to_owned())),
             Purpose::Contract(_) => self.registries.fared(Registry::Clawcontrols, Err(why.to_owned())),
             Purpose::Keys => self.registries.keys_error = Some(why.to_owned()),
-            Purpose::Token(..) => self.registries.fared(Registry::Clawscope, Err(why.to_owned())),
+            Purpose::Token { .. } => self.registries.fared(Registry::Clawscope, Err(why.to_owned())),
         }
     }
 }
@@ -234,6 +268,7 @@ impl Shared {
     /// Something came of an errand.
     pub(crate) fn errand_done(&self, errand: u64, outcome: Outcome) {
         let Some(purpose) = self.errands.finish(errand) else { return };
+        let outcome = plain(outcome);
         if let Purpose::Answer(waits) = purpose {
             // Whoever waited may have gone.
             let _ = waits.try_send(outcome);
@@ -242,24 +277,44 @@ impl Shared {
         match (purpose, outcome) {
             (purpose, Outcome::Failed(why)) => self.lock().errand_failed(&purpose, &why),
             (Purpose::Health(registry), Outcome::Healthy) => self.lock().registries.fared(registry, Ok(())),
-            (Purpose::Keys, Outcome::Keys(text)) => {
-                let mut core = self.lock();
-                match read_jwks(text.as_bytes()) {
-                    Ok(keys) => {
-                        core.registries.keys = Some((keys, clock::boot_ns()));
-                        core.registries.keys_error = None;
-                    }
-                    Err(error) => core.registries.keys_error = Some(error.to_string()),
-                }
-            }
-            (Purpose::Token(job, token), Outcome::Token(standing)) => {
+            (Purpose::Keys, Outcome::Keys(text)) => self.lock().keys_came(&text),
+            (Purpose::Token { job, token, asked_ns }, Outcome::Token(standing)) => {
                 let mut core = self.lock();
                 core.registries.fared(Registry::Clawscope, Ok(()));
-                core.token_stands(&job, token, &standing);
+                core.token_stands(&job, token, asked_ns, &standing);
             }
             (Purpose::Contract(hash), Outcome::Contract(envelope)) => self.contract_came(hash, envelope),
-            (Purpose::Revocations, Outcome::Ended) => {}
+            (Purpose::Revocations, Outcome::Ended) => self.lock().registries.stream_error = None,
             (purpose, _) => self.lock().errand_failed(&purpose, "the gateway brought something else"),
+        }
+    }
+
+    /// Fetches the issuer's key set now, unless it came a moment ago; answers whether it was fetched.
+    pub(crate) fn fetch_keys(&self) -> bool {
+        let scope = {
+            let core = self.lock();
+            let young = |(_, at): &(Vec<Did>, u64)| clock::boot_ns().saturating_sub(*at) < KEYS_APART * SECOND;
+            if !core.config.registry.jwks || core.registries.keys.as_ref().is_some_and(young) {
+                return false;
+            }
+            core.registries.source(Registry::Clawscope).cloned()
+        };
+        let Some(Ok(Outcome::Keys(text))) = scope.map(|scope| self.errands.ask(&scope, What::Keys)) else {
+            return false;
+        };
+        self.lock().keys_came(&text);
+        true
+    }
+
+    /// The gateway that took errands is gone.
+    pub(crate) fn errands_lost(&self) {
+        let lost = self.errands.lost();
+        let mut core = self.lock();
+        for purpose in lost {
+            // Asked again soon; a registry is not down because a gateway was.
+            if matches!(purpose, Purpose::Revocations | Purpose::Keys) {
+                core.errand_failed(&purpose, "the gateway ended");
+            }
         }
     }
 
@@ -280,7 +335,7 @@ impl Shared {
                 }
                 Err(error) => {
                     tracing::error!(%agent, %hash, message = error.message, "what the registry gave is refused");
-                    core.registries.fared(Registry::Clawcontrols, Err(error.message.clone()));
+                    core.registries.refused.insert(hash);
                     if let Ok(entry) = core.agent(&agent) {
                         entry.problem = Some(error.message);
                     }
@@ -314,5 +369,19 @@ impl Shared {
                 "what is in force stays",
             )
         })
+    }
+}
+
+/// An outcome whose words, which come from outside, are few and plain: they go into logs, records and answers.
+fn plain(outcome: Outcome) -> Outcome {
+    let printable = |text: String| text.chars().filter(|char| !char.is_control()).take(200).collect::<String>();
+    match outcome {
+        Outcome::Failed(why) => Outcome::Failed(printable(why)),
+        Outcome::Token(Standing::Refused(code)) => {
+            let fit =
+                |code: &String| code.len() <= 64 && code.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_');
+            Outcome::Token(Standing::Refused(Some(code).filter(fit).unwrap_or_else(|| "UNKNOWN".into())))
+        }
+        other => other,
     }
 }

@@ -117,6 +117,9 @@ pub fn run(options: &Options) -> Result<(), Error> {
     let served = runtime.block_on(serve(Arc::clone(&shared), options, &file));
     let mut core = shared.lock();
     core.end_interval();
+    // With what issuers said last, so that the next daemon need not ask before anything goes on.
+    core.mind_the_clock(true);
+    core.save_jobs();
     core.note(Kind::Stop, json!({}));
     if core.audit.owed() > 0 {
         tracing::error!(records = core.audit.owed(), "records are lost: the disk had no room for them to the end");
@@ -190,6 +193,7 @@ fn start(paths: Paths, config: Config) -> Result<Core, Error> {
         jobs: BTreeMap::new(),
         owners: HashMap::new(),
         serials: HashMap::new(),
+        deadlines: BTreeMap::new(),
         problems: BTreeMap::new(),
         imported_told: std::collections::HashSet::new(),
         followers: VecDeque::new(),
@@ -471,6 +475,7 @@ fn on_beat(core: &mut Core, beats: u64, pace: &config::Audit) {
     core.fence.beat();
     core.tell_expiries();
     core.tell_token_ends();
+    core.mind_the_clock(beats > 0 && beats.is_multiple_of(CHECKPOINT_BEATS));
     core.tend_registries(beats);
     core.match_agents();
     core.tend_audit();
@@ -494,16 +499,22 @@ fn on_beat(core: &mut Core, beats: u64, pace: &config::Audit) {
     }
 }
 
-/// Serves gateways that come by the channel's socket.
+/// Serves gateways that come by the channel's socket, two at a time: one that goes while the next one comes.
 async fn serve_channel(listener: UnixListener, shared: Arc<Shared>) {
+    let places = Arc::new(tokio::sync::Semaphore::new(2));
     loop {
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
         let Ok((stream, _)) = listener.accept().await else {
             tokio::time::sleep(HEARTBEAT).await;
             continue;
         };
         let known = sys::peer::peer(&stream).is_ok_and(|peer| gateway::is_gateway(&shared.lock(), &peer));
         if known {
-            tokio::spawn(gateway::serve(stream, Arc::clone(&shared)));
+            let shared = Arc::clone(&shared);
+            tokio::spawn(async move {
+                gateway::serve(stream, shared).await;
+                drop(place);
+            });
         } else {
             tracing::warn!("somebody else than the gateway called its channel");
         }

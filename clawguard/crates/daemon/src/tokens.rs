@@ -3,13 +3,13 @@
 //! The kernel holds a job to its token by one number, a moment: the earliest of the token's expiry and of the time for which the
 //! issuer's last answer counts. Nothing of the daemon's is needed for that moment to come.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use claw::{
     Hash,
     key::PrivateKey,
     time::Instant,
-    token::{self, Claims, Demands, Token, TokenHash},
+    token::{self, Demands, Token, TokenHash},
 };
 use clawguard_common::NEVER;
 use control::{
@@ -17,14 +17,14 @@ use control::{
     channel::{Outcome, Source, Standing, What},
 };
 use evidence::chain::Kind;
-use fence::{AgentName, JobId};
+use fence::{AgentName, Enrolled, JobId, Severed};
 use policy::contract::TokenRules;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sys::clock;
 
 use crate::{
-    config::Revocation,
+    config::{AgentMode, Config, Revocation},
     core::{Answer, Core, Shared, failed, refuse},
     errands::{Purpose, Registry},
     jobs::Job,
@@ -61,6 +61,10 @@ pub struct Binding {
     pub agent: String,
     /// The job's cgroup, by id.
     pub cgroup: u64,
+    /// The job's number in the kernel, never used twice on one boot.
+    pub key: u64,
+    /// The boot on which it was presented.
+    pub boot: String,
     /// When it was presented (RFC 3339).
     pub at: String,
     /// When it expires (epoch seconds).
@@ -92,7 +96,10 @@ pub(crate) struct JobToken {
     text: String,
     hash: String,
     kid: String,
+    iat: u64,
     exp: u64,
+    /// When it ends (epoch seconds): at `exp`, or with the delegation behind it.
+    end: u64,
     pin: Option<String>,
     pub(crate) agent_did: String,
     pub(crate) agent_key: KeyHolder,
@@ -106,8 +113,8 @@ pub(crate) struct JobToken {
     ask_ns: u64,
     /// Why it counts no more, though it has not expired.
     ended: Option<String>,
-    /// Whether its end was told.
-    told: bool,
+    /// The boot whose clock the moments above are of.
+    boot: String,
 }
 
 impl std::fmt::Debug for JobToken {
@@ -124,13 +131,18 @@ pub(crate) struct Case {
     pub(crate) rules: Option<TokenRules>,
 }
 
+/// Whether issuers have to be asked: where one is named, and where the host does not say that none need be.
+fn asks(config: &Config) -> bool {
+    config.registry.clawscope.is_some() || config.trust.revocation == Revocation::Required
+}
+
 /// A refused token, for an API caller.
 fn refused(cause: &str, message: &str) -> ErrorDetail {
     let hint = match cause {
         "TOKEN_REQUIRED" => "`clawguard run --cst FILE`, or `clawguard cst present JOB FILE` for one that runs",
         "TOKEN_UNKNOWN_KID" => "name the issuer's key in [trust] cst_issuers, if you trust it",
         "TOKEN_REVOCATION_UNKNOWN" => {
-            "set [registry] clawscope, or [trust] revocation = \"off\" if tokens are to count until they expire"
+            "`clawguard status` says whether the registry is there; without one, [trust] revocation = \"off\" lets tokens count"
         }
         "CLOCK_SET_BACK" => {
             "set the clock right; if the later time was the wrong one, stop the daemon and take \"latest\" out of ledger.json"
@@ -159,7 +171,17 @@ impl Shared {
             (core.config.clone(), core.registries.issuers(&core.config), core.host_did(), core.minted_key(&case.job))
         };
         let wrong = |error: token::Error| refused(error.code(), &error.to_string());
-        let token = Token::verify(text, &issuers).map_err(wrong)?;
+        let token = match Token::verify(text, &issuers) {
+            // The issuer may have a new key since its set was fetched.
+            Err(token::Error::UnknownKey(_)) if self.fetch_keys() => {
+                let core = self.lock();
+                Token::verify(text, &core.registries.issuers(&core.config))
+            }
+            judged => judged,
+        };
+        let token = token.map_err(wrong)?;
+        // Before the clock that it is judged by: what takes time from here on is taken from the token.
+        let boot = clock::boot_ns();
         let now = self.lock().token_clock()?;
         let rules = case.rules.as_ref();
         let demands = Demands {
@@ -173,38 +195,44 @@ impl Shared {
             require_pin: rules.is_some_and(|rules| rules.require_pin),
         };
         token.claims.suit(&demands).map_err(wrong)?;
+        let end = token.claims.delegation_expires_at.map_or(token.claims.exp, |until| until.min(token.claims.exp));
+        let expires_ns = boot
+            .saturating_add(end.saturating_sub(now).saturating_mul(SECOND))
+            .min(clock::boot_deadline(end.saturating_mul(SECOND)));
         let scope = {
             let core = self.lock();
             core.not_replayed(&token, &case.job)?;
             core.registries.source(Registry::Clawscope).cloned()
         };
-        let binder = format!("{host}/{}", case.job);
-        match (scope, config.trust.revocation) {
-            (Some(scope), _) => self.ask_issuer(&scope, text, binder)?,
-            (None, Revocation::Off) => {}
-            (None, Revocation::Required) => {
+        match scope {
+            Some(scope) => self.ask_issuer(&scope, text, format!("{host}/{}", case.job))?,
+            None if asks(&config) => {
                 return Err(refused("TOKEN_REVOCATION_UNKNOWN", "nobody can be asked whether the token was revoked"));
             }
+            None => {}
         }
-        let boot = clock::boot_ns();
-        let Claims { exp, policy_hash_b64u, token_scope_hash_b64u, .. } = token.claims.clone();
+        if clock::boot_ns() >= expires_ns {
+            return Err(wrong(token::Error::Expired { exp: end, now: clock::wall_ns() / SECOND }));
+        }
         let agent_did = token.claims.agent().to_owned();
         let minted = key.is_some_and(|key| key.did().to_string() == agent_did);
         Ok(JobToken {
             text: text.to_owned(),
             hash: token.hash.to_string(),
             kid: token.kid,
-            exp,
-            pin: policy_hash_b64u,
+            iat: token.claims.iat,
+            exp: token.claims.exp,
+            end,
+            pin: token.claims.policy_hash_b64u,
             agent_did,
             agent_key: if minted { KeyHolder::Host } else { KeyHolder::Foreign },
-            scope_hash: token_scope_hash_b64u,
-            // From the clock that it was judged by, which may be ahead of the wall clock.
-            expires_ns: boot.saturating_add((exp - now).saturating_mul(SECOND)),
+            scope_hash: token.claims.token_scope_hash_b64u,
+            expires_ns,
+            // When it was asked, not when the answer came.
             checked_ns: boot,
             ask_ns: 0,
             ended: None,
-            told: false,
+            boot: clock::boot_id(),
         })
     }
 
@@ -240,18 +268,25 @@ impl Shared {
         self.acknowledged(|core| {
             // The contract may have changed meanwhile; a pin on the former one would not suit.
             let again = core.case_of(name)?;
-            if again.contract != case.contract {
+            if (again.contract, &again.rules) != (case.contract, &case.rules) {
                 return refuse(Code::Conflict, "the job's contract changed while its token was judged", "try again");
             }
-            let job = core.jobs.get(&case.job).map_or(0, |job| job.enrolled.cgroup);
-            core.bind_token(&token, &case, job)?;
+            let enrolled = core.jobs.get(&case.job).map(|job| job.enrolled.clone());
+            core.bind_token(&token, &case, enrolled.as_ref())?;
             let ticket = core.record_grant(Kind::Token, &taken(&case, &token, "presented", actor))?;
+            core.counters.token("accepted", "");
             if let Some(job) = core.jobs.get_mut(&case.job) {
-                job.token = Some(token);
+                // Of two that come at once, the one that lasts longer.
+                if job
+                    .token
+                    .as_ref()
+                    .is_none_or(|before| before.ended.is_some() || before.expires_ns <= token.expires_ns)
+                {
+                    job.token = Some(token);
+                }
             }
             core.settle_token(&case.job);
             core.save_jobs();
-            core.counters.token("accepted", "");
             let view = core.jobs.get(&case.job).and_then(|job| core.token_view(job));
             view.map(|view| (view, Some(ticket))).ok_or_else(|| failed("find the job", &case.job))
         })
@@ -259,26 +294,43 @@ impl Shared {
 
     /// Revokes a token on this host, whatever its issuer says of it.
     pub(crate) fn revoke_token(&self, body: &RevokeBody, actor: &Value) -> Answer<RevokeAnswer> {
-        let hash = match (&body.token, &body.token_hash) {
-            (Some(text), None) => TokenHash::of(text.trim()),
-            (None, Some(hash)) => {
-                hash.parse().or_else(|error: token::NotATokenHash| refuse(Code::BadRequest, error.to_string(), ""))?
+        let (hash, end) = match (&body.token, &body.token_hash) {
+            (Some(text), None) => {
+                let read = Token::parse(text.trim()).ok();
+                (TokenHash::of(text.trim()), read.map(|token| token.claims.exp))
             }
+            (None, Some(hash)) => (
+                hash.parse().or_else(|error: token::NotATokenHash| refuse(Code::BadRequest, error.to_string(), ""))?,
+                None,
+            ),
             _ => return refuse(Code::BadRequest, "either a token or its hash is needed", ""),
         };
         if body.reason.trim().is_empty() {
             return refuse(Code::BadRequest, "a reason is needed", "it is recorded");
         }
         self.acknowledged(|core| {
-            let (jobs, destroyed) = core.end_token(hash, "TOKEN_REVOKED")?;
+            let ended = core.end_tokens(&[(hash, end)], "TOKEN_REVOKED");
             let told = json!({ "result": "revoked", "token_hash": hash.to_string(), "reason": body.reason, "by": "operator",
-                "jobs": jobs, "sockets_destroyed": destroyed, "actor": actor });
+                "jobs": ended.jobs, "sockets_destroyed": ended.destroyed, "actor": actor });
             let ticket = core.record(Kind::Token, told).ok();
-            let answer =
-                RevokeAnswer { token_hash: hash.to_string(), jobs_stopped: jobs, sockets_destroyed: destroyed };
+            // In force, and told; but it must not be lost either.
+            ended.saved?;
+            let answer = RevokeAnswer {
+                token_hash: hash.to_string(),
+                jobs_stopped: ended.jobs,
+                sockets_destroyed: ended.destroyed,
+            };
             Ok((answer, ticket))
         })
     }
+}
+
+/// What became of tokens that were ended.
+struct Ended {
+    jobs: Vec<String>,
+    destroyed: u64,
+    /// Whether that is on disk.
+    saved: Answer<()>,
 }
 
 /// The record of a token that was taken.
@@ -298,12 +350,15 @@ impl Core {
         let Some(contract) = self.job_contract(job) else {
             return refuse(Code::Conflict, format!("no contract is in force for the job {id}"), "");
         };
-        Ok(Case { agent: job.agent.clone(), job: id, contract, rules: self.token_rules(contract) })
+        Ok(Case { agent: job.agent.clone(), job: id, contract, rules: self.token_rules(contract)? })
     }
 
-    /// What a contract in force asks of tokens.
-    pub(crate) fn token_rules(&self, contract: Hash) -> Option<TokenRules> {
-        self.contracts.get(&contract).and_then(|contract| contract.token.clone())
+    /// What a contract in force asks of tokens. One whose tables are not there asks for more than anybody knows.
+    pub(crate) fn token_rules(&self, contract: Hash) -> Answer<Option<TokenRules>> {
+        match self.contracts.get(&contract) {
+            Some(contract) => Ok(contract.token),
+            None => refuse(Code::Conflict, format!("the contract {contract} is being loaded"), "try again"),
+        }
     }
 
     /// The time by which tokens are judged: the wall clock, unless that was set back since a token was last judged.
@@ -331,7 +386,9 @@ impl Core {
         }
         let Some(binding) = self.ledger.tokens.bound.get(&hash) else { return Ok(()) };
         let same = self.jobs.get(job).is_some_and(|running| {
-            binding.job == job.as_str() && binding.cgroup == running.enrolled.cgroup && !running.over
+            let enrolled = &running.enrolled;
+            let bound = (binding.job.as_str(), binding.cgroup, binding.key, binding.boot.as_str());
+            bound == (job.as_str(), enrolled.cgroup, enrolled.key, clock::boot_id().as_str()) && !running.over
         });
         if same {
             return Ok(());
@@ -341,7 +398,7 @@ impl Core {
     }
 
     /// Binds a token to a job: on disk before it counts.
-    pub(crate) fn bind_token(&mut self, token: &JobToken, case: &Case, cgroup: u64) -> Answer<()> {
+    pub(crate) fn bind_token(&mut self, token: &JobToken, case: &Case, to: Option<&Enrolled>) -> Answer<()> {
         let text = token.text.clone();
         // Somebody may have been faster.
         if let Ok(parsed) = Token::parse(&text) {
@@ -353,7 +410,9 @@ impl Core {
         let binding = Binding {
             job: case.job.to_string(),
             agent: case.agent.to_string(),
-            cgroup,
+            cgroup: to.map_or(0, |job| job.cgroup),
+            key: to.map_or(0, |job| job.key),
+            boot: clock::boot_id(),
             at: Self::now().format(),
             exp: token.exp,
         };
@@ -362,9 +421,9 @@ impl Core {
     }
 
     /// Notes the cgroup of the job to which a token is bound.
-    pub(crate) fn bind_cgroup(&mut self, token: &JobToken, cgroup: u64) -> Answer<()> {
+    pub(crate) fn bind_cgroup(&mut self, token: &JobToken, to: &Enrolled) -> Answer<()> {
         if let Some(binding) = self.ledger.tokens.bound.get_mut(&token.hash) {
-            binding.cgroup = cgroup;
+            (binding.cgroup, binding.key) = (to.cgroup, to.key);
         }
         self.save_ledger()
     }
@@ -401,29 +460,38 @@ impl Core {
         error
     }
 
-    /// Until when a job's egress lasts, as far as tokens go.
-    pub(crate) fn token_deadline(&self, contract: Option<Hash>, token: Option<&JobToken>) -> u64 {
-        let rules = contract.and_then(|hash| self.token_rules(hash));
-        let Some(token) = token else { return if rules.is_some() { 0 } else { NEVER } };
-        let pinned = match (&token.pin, contract) {
-            (Some(pin), Some(contract)) => *pin == contract.to_string(),
-            (Some(_), None) => false,
-            (None, _) => !rules.is_some_and(|rules| rules.require_pin),
-        };
-        if token.ended.is_some() || !pinned {
-            return 0;
+    /// Until when a job's egress lasts, as far as tokens go; `None` where that cannot be said, because the contract is not
+    /// loaded.
+    pub(crate) fn token_deadline(&self, contract: Hash, token: Option<&JobToken>) -> Option<u64> {
+        let rules = self.contracts.get(&contract)?.token;
+        let Some(token) = token else { return Some(if rules.is_some() { 0 } else { NEVER }) };
+        if token.ended.is_some() || !self.fits(contract, rules, token) || !self.is_issuer(&token.kid) {
+            return Some(0);
         }
-        let asked = self.config.trust.revocation == Revocation::Required
-            || self.registries.source(Registry::Clawscope).is_some();
         let counts = self.config.registry.revocation_max_age_seconds.saturating_mul(SECOND);
-        token.expires_ns.min(if asked { token.checked_ns.saturating_add(counts) } else { NEVER })
+        let answered = if asks(&self.config) { token.checked_ns.saturating_add(counts) } else { NEVER };
+        Some(token.expires_ns.min(answered))
     }
 
-    /// Tells the kernel how long a job's token lasts.
+    /// Whether a token that was taken is one for this contract: the one that it was taken for, or another since.
+    fn fits(&self, contract: Hash, rules: Option<TokenRules>, token: &JobToken) -> bool {
+        let rules = rules.unwrap_or_default();
+        let pinned = token.pin.as_ref().map_or(!rules.require_pin, |pin| *pin == contract.to_string());
+        let hashed = token.scope_hash.is_some() || !rules.require_scope_hash;
+        let short = token.exp.saturating_sub(token.iat) <= rules.max_ttl_seconds.unwrap_or(token::LONGEST_LIFE);
+        pinned && hashed && short
+    }
+
+    /// Whether a key may have issued tokens: a pinned one, or one of the key set, once that has come.
+    fn is_issuer(&self, kid: &str) -> bool {
+        self.registries.awaits_keys(&self.config) || self.registries.issuers(&self.config).has(kid)
+    }
+
+    /// Tells the kernel how long a job's token lasts. While that cannot be said, nothing changes.
     pub(crate) fn settle_token(&mut self, id: &JobId) {
         let Some(job) = self.jobs.get(id) else { return };
-        let deadline = self.token_deadline(self.job_contract(job), job.token.as_ref());
-        if self.fence.deadline(job.enrolled.slot) != deadline {
+        let deadline = self.job_contract(job).and_then(|hash| self.token_deadline(hash, job.token.as_ref()));
+        if let Some(deadline) = deadline.filter(|deadline| self.fence.deadline(job.enrolled.slot) != *deadline) {
             self.fence.set_deadline(job.enrolled.slot, deadline);
         }
     }
@@ -440,42 +508,61 @@ impl Core {
     pub(crate) fn bring_tokens_forward(&mut self) {
         for job in self.jobs.values_mut() {
             if let Some(token) = &mut job.token {
-                token.expires_ns = token.expires_ns.min(clock::boot_deadline(token.exp.saturating_mul(SECOND)));
+                token.expires_ns = token.expires_ns.min(clock::boot_deadline(token.end.saturating_mul(SECOND)));
             }
         }
         self.settle_tokens();
     }
 
-    /// Asks the issuer about the tokens whose turn it is.
+    /// Keeps in mind how late it is, for as long as tokens are bound; on disk with the ledger.
+    pub(crate) fn mind_the_clock(&mut self, save: bool) {
+        let tokens = &mut self.ledger.tokens;
+        if tokens.bound.is_empty() {
+            return;
+        }
+        tokens.latest = tokens.latest.max(clock::wall_ns() / SECOND);
+        if save && let Err(error) = self.save_ledger() {
+            tracing::warn!(message = error.message, "how late it is could not be written down");
+        }
+    }
+
+    /// Asks the issuer about the tokens whose turn it is, those first of which least is known.
     pub(crate) fn ask_about_tokens(&mut self) {
         let Some(scope) = self.registries.source(Registry::Clawscope).cloned() else { return };
         let (now, pace) = (clock::boot_ns(), self.config.registry.poll_seconds.saturating_mul(SECOND));
-        for (id, job) in &mut self.jobs {
-            let Some(token) = job.token.as_mut().filter(|token| token.ended.is_none() && now < token.expires_ns) else {
-                continue;
-            };
-            let Ok(hash) = token.hash.parse::<TokenHash>() else { continue };
-            if job.over || now < token.ask_ns {
+        let mut due: Vec<(u64, JobId)> = self
+            .jobs
+            .iter()
+            .filter(|(_, job)| !job.over)
+            .filter_map(|(id, job)| Some((id, job.token.as_ref()?)))
+            .filter(|(_, token)| token.ended.is_none() && now < token.expires_ns && now >= token.ask_ns)
+            .map(|(id, token)| (token.checked_ns, id.clone()))
+            .collect();
+        due.sort_unstable();
+        for (_, id) in due {
+            let asked = |purpose: &Purpose| matches!(purpose, Purpose::Token { job, .. } if *job == id);
+            if self.errands.under_way(asked) {
                 continue;
             }
+            let Some(token) = self.jobs.get_mut(&id).and_then(|job| job.token.as_mut()) else { continue };
+            let Ok(hash) = token.hash.parse::<TokenHash>() else { continue };
             // It is bound already.
             let what = What::Token { token: token.text.clone(), binder: String::new() };
-            if self.errands.send(&scope, what, Purpose::Token(id.clone(), hash)) {
+            if self.errands.send(&scope, what, Purpose::Token { job: id, token: hash, asked_ns: now }) {
                 // Half a beat less: a beat that comes a moment early still counts.
                 token.ask_ns = now.saturating_add(pace.saturating_sub(SECOND / 2));
             }
         }
     }
 
-    /// The issuer said how a job's token stands.
-    pub(crate) fn token_stands(&mut self, id: &JobId, hash: TokenHash, standing: &Standing) {
-        let text = hash.to_string();
+    /// The issuer said how a job's token stands, when it was asked.
+    pub(crate) fn token_stands(&mut self, id: &JobId, hash: TokenHash, asked_ns: u64, standing: &Standing) {
         let cause = match standing {
             Standing::Active => {
                 if let Some(token) = self.jobs.get_mut(id).and_then(|job| job.token.as_mut())
-                    && token.hash == text
+                    && token.hash == hash.to_string()
                 {
-                    token.checked_ns = clock::boot_ns();
+                    token.checked_ns = token.checked_ns.max(asked_ns);
                     self.settle_token(id);
                 }
                 return;
@@ -484,91 +571,113 @@ impl Core {
             Standing::BoundElsewhere => "TOKEN_REPLAYED",
             Standing::Refused(_) => "TOKEN_INACTIVE",
         };
-        self.token_was_ended(hash, cause);
+        self.issuer_ended(&[(hash, None)], cause);
     }
 
     /// Tokens that their issuer just revoked.
     pub(crate) fn tokens_revoked(&mut self, hashes: &[String]) {
-        let live = |hash: &String| {
-            self.jobs.values().any(|job| job.token.as_ref().is_some_and(|token| token.hash == *hash && !job.over))
-        };
-        let concerned: Vec<TokenHash> =
-            hashes.iter().filter(|hash| live(hash)).filter_map(|hash| hash.parse().ok()).collect();
-        for hash in concerned {
-            self.token_was_ended(hash, "TOKEN_REVOKED");
+        let live: BTreeSet<&str> =
+            self.jobs.values().filter_map(|job| job.token.as_ref()).map(|token| token.hash.as_str()).collect();
+        let concerned: Vec<(TokenHash, Option<u64>)> = hashes
+            .iter()
+            .filter(|hash| live.contains(hash.as_str()))
+            .filter_map(|hash| hash.parse().ok())
+            .map(|hash| (hash, None))
+            .collect();
+        if !concerned.is_empty() {
+            self.issuer_ended(&concerned, "TOKEN_REVOKED");
         }
     }
 
-    fn token_was_ended(&mut self, hash: TokenHash, cause: &'static str) {
-        match self.end_token(hash, cause) {
-            Ok((jobs, destroyed)) if !jobs.is_empty() => {
-                let body = json!({ "result": "ended", "cause": cause, "by": "issuer", "token_hash": hash.to_string(),
-                    "jobs": jobs, "sockets_destroyed": destroyed });
-                self.note(Kind::Token, body);
-            }
-            Ok(_) => {}
-            Err(error) => tracing::error!(message = error.message, "a token's end could not be written down"),
+    fn issuer_ended(&mut self, tokens: &[(TokenHash, Option<u64>)], cause: &'static str) {
+        let ended = self.end_tokens(tokens, cause);
+        if let Err(error) = &ended.saved {
+            tracing::error!(message = error.message, "tokens' ends could not be written down");
+        }
+        if !ended.jobs.is_empty() {
+            let hashes: Vec<String> = tokens.iter().map(|(hash, _)| hash.to_string()).collect();
+            let body = json!({ "result": "ended", "cause": cause, "by": "issuer", "token_hashes": hashes,
+                "jobs": ended.jobs, "sockets_destroyed": ended.destroyed });
+            self.note(Kind::Token, body);
         }
     }
 
-    /// Ends a token: its jobs' egress first, then the disk. Answers the jobs and how many live connections were ended.
-    fn end_token(&mut self, hash: TokenHash, cause: &'static str) -> Answer<(Vec<String>, u64)> {
-        let text = hash.to_string();
-        let (mut jobs, mut slots, mut until) = (Vec::new(), Vec::new(), clock::wall_ns() / SECOND);
+    /// Ends tokens, each with the time (epoch seconds) at which it would have ended anyway, if that is known: all their jobs'
+    /// egress first, then their connections, then the disk.
+    fn end_tokens(&mut self, tokens: &[(TokenHash, Option<u64>)], cause: &'static str) -> Ended {
+        let (mut jobs, mut slots) = (Vec::new(), BTreeSet::new());
+        let named: BTreeMap<String, Option<u64>> = tokens.iter().map(|(hash, end)| (hash.to_string(), *end)).collect();
         for (id, job) in &mut self.jobs {
-            let Some(token) = job.token.as_mut().filter(|token| token.hash == text) else { continue };
-            until = until.max(token.exp);
-            if token.ended.is_none() {
-                token.ended = Some(cause.to_owned());
-                token.told = true;
-                jobs.push(id.to_string());
-                slots.push(job.enrolled.slot);
-                self.fence.set_deadline(job.enrolled.slot, 0);
-            }
-        }
-        let severed = match slots.is_empty() {
-            true => fence::Severed::default(),
-            false => self.fence.sever(|flow| slots.contains(&flow.stamp.job)).unwrap_or_default(),
-        };
-        self.counters.sockets_destroyed.inc_by(severed.destroyed as u64);
-        for job in &jobs {
-            tracing::warn!(job, token = text, cause, "the job's token has ended: nothing is allowed to it");
+            let concerned = |token: &&mut JobToken| token.ended.is_none() && named.contains_key(&token.hash);
+            let Some(token) = job.token.as_mut().filter(concerned) else { continue };
+            token.ended = Some(cause.to_owned());
+            self.fence.set_deadline(job.enrolled.slot, 0);
+            job.token_told = true;
             self.counters.token("ended", cause);
+            if self.agents.get(&job.agent).is_some_and(|agent| agent.mode == AgentMode::Observe) {
+                tracing::warn!(job = %id, token = token.hash, cause, "the token of a job that is only observed has ended");
+                continue;
+            }
+            tracing::warn!(job = %id, token = token.hash, cause, "the job's token has ended: nothing is allowed to it");
+            jobs.push(id.to_string());
+            slots.insert(job.enrolled.slot);
         }
+        let destroyed = self.end_sockets_of(&slots).destroyed as u64;
+        let known = &mut self.ledger.tokens;
+        for (hash, end) in named {
+            let bound = known.bound.get(&hash).map(|binding| binding.exp);
+            // What is not known to end is remembered for good.
+            known.revoked.insert(hash, end.or(bound).unwrap_or(u64::MAX));
+        }
+        let saved = self.save_ledger();
         self.save_jobs();
-        self.ledger.tokens.revoked.insert(text, until);
-        self.save_ledger()?;
-        Ok((jobs, severed.destroyed as u64))
+        Ended { jobs, destroyed, saved }
+    }
+
+    fn end_sockets_of(&self, slots: &BTreeSet<u32>) -> Severed {
+        if slots.is_empty() {
+            return Severed::default();
+        }
+        let severed = self.fence.sever(|flow| slots.contains(&flow.stamp.job)).unwrap_or_default();
+        self.counters.sockets_destroyed.inc_by(severed.destroyed as u64);
+        severed
     }
 
     /// Tells of tokens whose time has come, and ends what still runs under them. The kernel has let nothing through since that
     /// very moment.
     pub(crate) fn tell_token_ends(&mut self) {
         let now = clock::boot_ns();
-        let mut told = Vec::new();
-        for (id, job) in &mut self.jobs {
-            let Some(token) = &mut job.token else { continue };
+        let (mut told, mut slots) = (Vec::new(), BTreeSet::new());
+        for (id, job) in self.jobs.iter_mut().filter(|(_, job)| !job.over) {
             let over = now >= self.fence.deadline(job.enrolled.slot);
-            if over != token.told {
-                token.told = over;
-                told.push((id.clone(), job.enrolled.slot, token.hash.clone(), over));
+            if over != job.token_told {
+                job.token_told = over;
+                told.push((id.clone(), over));
+                let observed = self.agents.get(&job.agent).is_some_and(|agent| agent.mode == AgentMode::Observe);
+                if over && !observed {
+                    slots.insert(job.enrolled.slot);
+                }
             }
         }
-        for (id, slot, hash, over) in told {
+        let severed = self.end_sockets_of(&slots);
+        for (id, over) in told {
+            let Some(job) = self.jobs.get(&id) else { continue };
+            let hash = job.token.as_ref().map(|token| token.hash.clone());
             if !over {
                 self.note(Kind::Token, json!({ "result": "good_again", "job": id.as_str(), "token_hash": hash }));
                 continue;
             }
-            let cause = match self.jobs.get(&id).map(|job| self.token_state(job)) {
-                Some("expired") => "TOKEN_EXPIRED",
-                Some("mismatched") => "POLICY_HASH_MISMATCH",
-                Some("stale") => "TOKEN_REVOCATION_UNKNOWN",
+            let cause = match self.token_state(job) {
+                "missing" => "TOKEN_REQUIRED",
+                "expired" => "TOKEN_EXPIRED",
+                "mismatched" => "POLICY_HASH_MISMATCH",
+                "stale" => "TOKEN_REVOCATION_UNKNOWN",
+                "untrusted" => "TOKEN_UNKNOWN_KID",
                 _ => "TOKEN_INACTIVE",
             };
             tracing::warn!(job = %id, token = hash, cause, "the job's token has ended: nothing is allowed to it");
-            let severed = self.fence.sever(|flow| flow.stamp.job == slot).unwrap_or_default();
-            self.counters.sockets_destroyed.inc_by(severed.destroyed as u64);
             self.counters.token("ended", cause);
+            // Of all that ended in this moment together.
             let body = json!({ "result": "ended", "cause": cause, "job": id.as_str(), "token_hash": hash,
                 "sockets_destroyed": severed.destroyed, "sockets_left": severed.left });
             self.note(Kind::Token, body);
@@ -579,11 +688,14 @@ impl Core {
     fn token_state(&self, job: &Job) -> &'static str {
         let Some(token) = &job.token else { return "missing" };
         let now = clock::boot_ns();
+        let contract = self.job_contract(job);
+        let deadline = contract.and_then(|hash| self.token_deadline(hash, Some(token)));
         match token.ended.as_deref() {
             Some("TOKEN_REVOKED") => "revoked",
             Some(_) => "refused",
             None if now >= token.expires_ns => "expired",
-            None if self.token_deadline(self.job_contract(job), Some(token)) == 0 => "mismatched",
+            None if !self.is_issuer(&token.kid) => "untrusted",
+            None if deadline == Some(0) => "mismatched",
             None if now >= self.fence.deadline(job.enrolled.slot) => "stale",
             None => "valid",
         }
@@ -593,8 +705,8 @@ impl Core {
     pub(crate) fn token_view(&self, job: &Job) -> Option<TokenView> {
         let state = self.token_state(job).to_owned();
         let Some(token) = &job.token else {
-            let demanded = self.job_contract(job).and_then(|hash| self.token_rules(hash)).is_some();
-            return demanded.then(|| TokenView { state, ..TokenView::default() });
+            let demanded = self.job_contract(job).map(|hash| self.token_rules(hash));
+            return matches!(demanded, Some(Ok(Some(_)) | Err(_))).then(|| TokenView { state, ..TokenView::default() });
         };
         Some(TokenView {
             state,
@@ -607,13 +719,24 @@ impl Core {
         })
     }
 
-    /// A token of the daemon before: what its issuer said last still counts as long as it did.
-    pub(crate) fn adopt_token(&self, slot: u32, token: &mut JobToken) {
+    /// A token of the daemon before: what its issuer said last still counts as long as it did. One of another boot counts no
+    /// more: nobody knows what became of its job.
+    pub(crate) fn adopt_token(&self, slot: u32, token: JobToken) -> Option<JobToken> {
+        let mut token = token;
+        if token.boot != clock::boot_id() {
+            return None;
+        }
         let counts = self.config.registry.revocation_max_age_seconds.saturating_mul(SECOND);
         let deadline = self.fence.deadline(slot);
         if deadline != NEVER {
-            token.checked_ns = token.checked_ns.max(deadline.saturating_sub(counts)).min(clock::boot_ns());
+            token.checked_ns = token.checked_ns.max(deadline.saturating_sub(counts));
         }
+        token.checked_ns = token.checked_ns.min(clock::boot_ns());
+        token.expires_ns = token.expires_ns.min(clock::boot_deadline(token.end.saturating_mul(SECOND)));
+        if token.ended.is_none() && self.ledger.tokens.revoked.contains_key(&token.hash) {
+            token.ended = Some("TOKEN_REVOKED".into());
+        }
+        Some(token)
     }
 
     /// The key that this host minted for a job.
@@ -638,7 +761,15 @@ mod tests {
 
     #[test]
     fn bindings_outlive_their_tokens_for_a_day() {
-        let binding = |exp| Binding { job: "j".into(), agent: "a".into(), cgroup: 1, at: String::new(), exp };
+        let binding = |exp| Binding {
+            job: "j".into(),
+            agent: "a".into(),
+            cgroup: 1,
+            key: 1,
+            boot: String::new(),
+            at: String::new(),
+            exp,
+        };
         let mut tokens = Tokens::default();
         tokens.bound.insert("old".into(), binding(1000));
         tokens.bound.insert("new".into(), binding(2000));

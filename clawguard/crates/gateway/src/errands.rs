@@ -8,7 +8,9 @@ use tokio::{sync::Semaphore, task::spawn_blocking};
 use crate::channel::Channel;
 
 /// Errands at once; more wait.
-const MOST_AT_ONCE: usize = 8;
+const MOST_AT_ONCE: usize = 16;
+/// Revocations that are told at once.
+const MOST_TOLD: usize = 256;
 
 /// Runs errands until the daemon hangs up.
 pub(crate) async fn run(daemon: Arc<Channel>) -> io::Result<()> {
@@ -38,12 +40,14 @@ async fn follow(daemon: Arc<Channel>, errand: Errand) {
     let stream = spawn_blocking(move || {
         remote::follow_revocations(&errand, |token| {
             // A daemon that is slow holds the stream up; nothing of it is lost.
-            let _ = sender.blocking_send(token);
+            let _ = sender.blocking_send(token.to_string());
         })
     });
     while let Some(first) = receiver.recv().await {
         let mut tokens = vec![first];
-        while let Ok(more) = receiver.try_recv() {
+        while tokens.len() < MOST_TOLD
+            && let Ok(more) = receiver.try_recv()
+        {
             tokens.push(more);
         }
         if daemon.ask(Ask::Revoked { tokens }).await.is_err() {

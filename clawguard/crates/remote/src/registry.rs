@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read};
 
+use claw::token::TokenHash;
 use control::channel::{Errand, LARGEST_CONTRACT, Outcome, Standing, What};
 use serde::Deserialize;
 use serde_json::{json, value::RawValue};
@@ -76,27 +77,31 @@ fn standing(errand: &Errand, token: &str, binder: &str) -> Result<Standing, Stri
         };
         ask(&request, SMALL).map_err(|error| error.to_string())
     };
-    let refusal = |body: &str| serde_json::from_str::<Refusal>(body).map(|refusal| refusal.error);
+    // clawscope's own words; anybody else's 401 says nothing about the token.
+    let refusal = |body: &str| {
+        let code = serde_json::from_str::<Refusal>(body).map(|refusal| refusal.error).ok();
+        code.filter(|code| code.starts_with("TOKEN_"))
+    };
     if !binder.is_empty() {
         let bound = post("/v1/tokens/bind", json!({ "token": token, "binder": binder }))?;
         match (bound.status, refusal(&bound.body)) {
             // The hosted issuer keeps no bindings: the host's own then stand alone.
             (200 | 404 | 405, _) => {}
             (409, _) => return Ok(Standing::BoundElsewhere),
-            (403, Ok(code)) if code == "TOKEN_REVOKED" => return Ok(Standing::Revoked),
-            (401, Ok(code)) => return Ok(Standing::Refused(code)),
+            (403, Some(code)) if code == "TOKEN_REVOKED" => return Ok(Standing::Revoked),
+            (401, Some(code)) => return Ok(Standing::Refused(code)),
             (code, _) => return Err(status("a binding", code, &bound.body)),
         }
     }
     let answer = post("/v1/tokens/introspect", json!({ "token": token }))?;
     match (answer.status, refusal(&answer.body)) {
         (200, _) => {}
-        (401, Ok(code)) => return Ok(Standing::Refused(code)),
+        (401, Some(code)) => return Ok(Standing::Refused(code)),
         (code, _) => return Err(status("the token's standing", code, &answer.body)),
     }
     let told: Introspected = serde_json::from_str(&answer.body)
         .map_err(|error| format!("the registry's answer is no introspection: {error}"))?;
-    if told.token_hash != claw::token::TokenHash::of(token).to_string() {
+    if told.token_hash != TokenHash::of(token).to_string() {
         return Err("the registry answered for another token".into());
     }
     Ok(match (told.active, told.revoked) {
@@ -113,7 +118,7 @@ struct Revocation {
 
 /// Follows the stream of revocations until it ends, or for five minutes; `each` is told a hash at a time.
 #[must_use]
-pub fn follow_revocations(errand: &Errand, mut each: impl FnMut(String)) -> Outcome {
+pub fn follow_revocations(errand: &Errand, mut each: impl FnMut(TokenHash)) -> Outcome {
     let request =
         Request { to: errand.from.clone(), method: "GET".into(), path: "/v1/revocations/stream".into(), body: None };
     let mut response = match call(&request, STREAM) {
@@ -131,8 +136,9 @@ pub fn follow_revocations(errand: &Errand, mut each: impl FnMut(String)) -> Outc
             Ok(_) => {}
         }
         let Some(data) = line.strip_prefix(b"data:") else { continue };
-        if let Ok(event) = serde_json::from_slice::<Revocation>(data) {
-            each(event.token_hash);
+        let hash = serde_json::from_slice::<Revocation>(data).ok().and_then(|event| event.token_hash.parse().ok());
+        if let Some(hash) = hash {
+            each(hash);
         }
     }
 }

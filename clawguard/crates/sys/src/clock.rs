@@ -23,6 +23,15 @@ pub fn wall_ns() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX))
 }
 
+/// The boot on which CLOCK_BOOTTIME counts: a UUID that no other boot has (random(4)). Empty where /proc has none.
+#[must_use]
+pub fn boot_id() -> String {
+    static ID: std::sync::LazyLock<String> = std::sync::LazyLock::new(|| {
+        std::fs::read_to_string("/proc/sys/kernel/random/boot_id").map_or_else(|_| String::new(), |id| id.trim().into())
+    });
+    ID.clone()
+}
+
 /// A moment of the wall clock as one of CLOCK_BOOTTIME. What is past becomes 0.
 #[must_use]
 pub fn boot_deadline(wall_ns_since_1970: u64) -> u64 {
