@@ -126,8 +126,13 @@ fn delegated(claims: &Claims, body: &Value, lane: Lane) -> Result<(), Refusal> {
 
 fn string(name: &str, value: &Value) -> Result<String, Refusal> {
     match value.as_str().map(str::trim) {
-        Some(text) if !text.is_empty() && text.chars().count() <= LONGEST_TEXT => Ok(text.to_owned()),
-        _ => Err(invalid(format!("{name} must be a string of 1 to {LONGEST_TEXT} characters"))),
+        // These are written into logs.
+        Some(text)
+            if !text.is_empty() && text.chars().count() <= LONGEST_TEXT && !text.chars().any(char::is_control) =>
+        {
+            Ok(text.to_owned())
+        }
+        _ => Err(invalid(format!("{name} must be a string of 1 to {LONGEST_TEXT} characters, none of them control"))),
     }
 }
 

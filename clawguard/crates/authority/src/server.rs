@@ -58,8 +58,6 @@ const HEAD: usize = 32 << 10;
 const PUBLISHERS: usize = 2;
 /// How often what is over is forgotten.
 const PRUNE: Duration = Duration::from_secs(600);
-/// How long connections may take to end when the server stops.
-const FAREWELL: Duration = Duration::from_secs(5);
 
 /// Certificate chain and private key, in PEM.
 #[derive(Clone, Debug)]
@@ -91,6 +89,8 @@ pub struct Limits {
     pub stall: Duration,
     /// For a peer that takes an answer slowly.
     pub answer: Duration,
+    /// For connections to end when the server stops.
+    pub farewell: Duration,
     /// Silence on a stream before it shows that it is there.
     pub keep_alive: Duration,
 }
@@ -107,6 +107,7 @@ impl Default for Limits {
             request: Duration::from_secs(60),
             stall: Duration::from_secs(30),
             answer: Duration::from_secs(120),
+            farewell: Duration::from_secs(5),
             keep_alive: follow::KEEP_ALIVE,
         }
     }
@@ -268,7 +269,7 @@ impl Server {
         pruning.abort();
         state.stop.send_replace(true);
         let all = u32::try_from(state.limits.connections).unwrap_or(u32::MAX);
-        if timeout(FAREWELL, places.acquire_many(all)).await.is_err() {
+        if timeout(state.limits.farewell, places.acquire_many(all)).await.is_err() {
             tracing::warn!("connections were cut off");
         }
         state.store.close();
@@ -355,7 +356,7 @@ async fn connection(stream: impl AsyncRead + AsyncWrite + Unpin, state: Arc<Stat
         ended = served.as_mut() => ended,
         () = state.stopping() => {
             served.as_mut().graceful_shutdown();
-            match timeout(FAREWELL, served).await {
+            match timeout(state.limits.farewell, served).await {
                 Ok(ended) => ended,
                 Err(_) => return,
             }

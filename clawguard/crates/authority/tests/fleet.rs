@@ -7,7 +7,7 @@ mod common;
 use std::{
     collections::BTreeSet,
     net::SocketAddr,
-    sync::{Arc, Barrier, Mutex, mpsc},
+    sync::{Arc, Barrier, mpsc},
     thread,
     time::Duration,
 };
@@ -204,17 +204,21 @@ fn a_stream_ends_with_the_token_that_opened_it() {
 
 #[test]
 fn a_server_that_stops_ends_its_streams() {
-    let world = World::new("stops");
-    let collected = Arc::new(Mutex::new(Vec::new()));
-    let (address, kept) = (world.address, Arc::clone(&collected));
-    let following = thread::spawn(move || {
-        Client::new(address).follow("/v1/revocations/stream", "", |id, _| {
-            kept.lock().unwrap().push(id);
-            true
-        });
+    // Nothing is cut off within the time that this test waits.
+    let world = World::with("stops", |settings| settings.limits.farewell = Duration::from_secs(3600));
+    let (said, told) = mpsc::channel();
+    let address = world.address;
+    thread::spawn(move || {
+        Client::new(address).follow("/v1/revocations/stream", "", |id, _| said.send(id).is_ok());
     });
     let hash = json!({ "token_hash": TokenHash::of("x").to_string() }).to_string();
     world.admin("POST", "/v1/tokens/revoke", &hash);
-    drop(world);
-    following.join().unwrap();
+    assert_eq!(told.recv_timeout(Duration::from_secs(30)).unwrap(), 1);
+    let (ended, end) = mpsc::channel();
+    thread::spawn(move || {
+        drop(world);
+        ended.send(()).unwrap();
+    });
+    end.recv_timeout(Duration::from_secs(60)).expect("the server did not stop");
+    assert!(told.recv_timeout(Duration::from_secs(30)).is_err(), "the stream did not end");
 }

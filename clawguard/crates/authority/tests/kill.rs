@@ -30,10 +30,11 @@ const WORKERS: u64 = 6;
 /// What the clients were told is done.
 #[derive(Default)]
 struct Acknowledged {
-    revoked: BTreeSet<String>,
+    /// In the order of their acknowledgement, like all of them.
+    revoked: Vec<String>,
     /// Token by token, who was told that it is theirs.
     bound: BTreeMap<String, BTreeSet<String>>,
-    /// Hash and envelope, in the order of their acknowledgement.
+    /// Hash and envelope.
     wpc: Vec<(String, String)>,
     /// Tokens whose issue was acknowledged.
     issued: Vec<String>,
@@ -71,9 +72,8 @@ fn start(data: &Path) -> (Child, SocketAddr) {
 }
 
 /// One client: what it does until its server is gone.
-fn work(worker: u64, address: SocketAddr, bearer: &str, serial: &AtomicU64, seed: u64, known: &Mutex<Acknowledged>) {
+fn work(worker: u64, mut client: Client, bearer: &str, serial: &AtomicU64, seed: u64, known: &Mutex<Acknowledged>) {
     let mut random = Random(seed);
-    let mut client = Client::new(address);
     let admin = [("authorization", bearer)];
     loop {
         let serial = serial.fetch_add(1, Ordering::Relaxed);
@@ -89,7 +89,7 @@ fn work(worker: u64, address: SocketAddr, bearer: &str, serial: &AtomicU64, seed
                 let body = json!({ "token_hash": hash, "reason": "killed" }).to_string();
                 let Ok(reply) = client.call("POST", "/v1/tokens/revoke", &admin, &body) else { return };
                 assert_eq!(reply.status, 200, "{}", reply.body);
-                known.lock().unwrap().revoked.insert(hash);
+                known.lock().unwrap().revoked.push(hash);
             }
             2 => {
                 // The same few tokens by everybody, so that they race; also across a kill.
@@ -124,12 +124,16 @@ fn work(worker: u64, address: SocketAddr, bearer: &str, serial: &AtomicU64, seed
     }
 }
 
-/// Looks for what was acknowledged; the last round looks for all of it.
-fn check(address: SocketAddr, bearer: &str, known: &Acknowledged, all: bool, random: &mut Random) {
+/// Looks for what was acknowledged: the newest, which a kill could have taken, and some of the older; now and then, and in
+/// the last round, for all of it.
+fn check(address: SocketAddr, bearer: &str, known: &Acknowledged, last_round: bool, random: &mut Random) {
+    const NEWEST: usize = 300;
+    let all = last_round || random.next().is_multiple_of(100);
     let mut client = Client::new(address);
     let admin = [("authorization", bearer)];
     let (mut listed, mut path, mut last) = (BTreeSet::new(), "/v1/revocations/events?limit=200".to_owned(), u64::MAX);
-    loop {
+    // Twice as many as are looked for: what was not acknowledged may be there as well.
+    while all || listed.len() < 2 * NEWEST {
         let page = client.call("GET", &path, &admin, "").unwrap().json();
         for event in page["events"].as_array().unwrap() {
             let sequence = event["sequence"].as_u64().unwrap();
@@ -140,11 +144,12 @@ fn check(address: SocketAddr, bearer: &str, known: &Acknowledged, all: bool, ran
         let Some(cursor) = page["cursor"].as_str() else { break };
         path = format!("/v1/revocations/events?limit=200&cursor={cursor}");
     }
-    let lost: Vec<_> = known.revoked.difference(&listed).collect();
+    let sought = if all { &known.revoked[..] } else { &known.revoked[known.revoked.len().saturating_sub(NEWEST)..] };
+    let lost: Vec<_> = sought.iter().filter(|hash| !listed.contains(*hash)).collect();
     assert!(lost.is_empty(), "revocations were lost: {lost:?}");
-    // The newest are the ones that a kill could have taken; of the older ones a few each time, and in the end all.
     let mut pick = |many: usize| -> Vec<bool> {
-        (0..many).map(|i| all || i + 40 >= many || random.next().is_multiple_of(50)).collect()
+        let older = (many / 40).max(1) as u64;
+        (0..many).map(|i| all || i + 40 >= many || random.next().is_multiple_of(older)).collect()
     };
     let kept = pick(known.issued.len());
     for (token, _) in known.issued.iter().zip(kept).filter(|(_, kept)| *kept) {
@@ -183,19 +188,22 @@ fn what_was_acknowledged_survives_a_kill_at_any_moment() {
         let stopped = Arc::new(AtomicBool::new(false));
         let follower = {
             let (followed, stopped, bearer) = (Arc::clone(&followed), Arc::clone(&stopped), bearer.clone());
-            thread::spawn(move || follow(address, &bearer, &followed, &stopped))
+            let client = Client::new(address);
+            thread::spawn(move || follow(client, &bearer, &followed, &stopped))
         };
         let mut workers = Vec::new();
         for worker in 0..if round == rounds { 0 } else { WORKERS } {
             let (known, serial, bearer) = (Arc::clone(&known), Arc::clone(&serial), bearer.clone());
             let seed = random.next();
-            workers.push(thread::spawn(move || work(worker, address, &bearer, &serial, seed, &known)));
+            // Connected while the server lives for certain.
+            let client = Client::new(address);
+            workers.push(thread::spawn(move || work(worker, client, &bearer, &serial, seed, &known)));
         }
         if round == rounds {
             // It catches up.
             for _ in 0..600 {
                 let seen: BTreeSet<String> = followed.lock().unwrap().iter().map(|(_, hash)| hash.clone()).collect();
-                if known.lock().unwrap().revoked.is_subset(&seen) {
+                if known.lock().unwrap().revoked.iter().all(|hash| seen.contains(hash)) {
                     break;
                 }
                 thread::sleep(Duration::from_millis(50));
@@ -226,11 +234,11 @@ fn what_was_acknowledged_survives_a_kill_at_any_moment() {
     fs::remove_dir_all(data).unwrap();
 }
 
-fn follow(address: SocketAddr, bearer: &str, followed: &Mutex<Vec<(u64, String)>>, stopped: &AtomicBool) {
+fn follow(client: Client, bearer: &str, followed: &Mutex<Vec<(u64, String)>>, stopped: &AtomicBool) {
     let cursor = followed.lock().unwrap().last().map_or(0, |(id, _)| *id);
     let path = format!("/v1/revocations/stream?cursor={cursor}");
     let more = format!("authorization: {bearer}\r\n");
-    Client::new(address).follow_as(&path, &more, |id, event: Value| {
+    client.follow_as(&path, &more, |id, event: Value| {
         followed.lock().unwrap().push((id, event["record"]["token_hash"].as_str().unwrap().to_owned()));
         !stopped.load(Ordering::SeqCst)
     });

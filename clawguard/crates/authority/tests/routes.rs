@@ -341,6 +341,7 @@ fn a_token_request_that_is_not_understood_gives_no_token() {
     for (path, request, code) in [
         (canonical, with("sub", json!("did:key:zSomebodyElse")), "CANONICAL_AGENT_SUB_MISMATCH"),
         (canonical, with("sub", json!("")), "INVALID_REQUEST"),
+        (canonical, with("sub", json!("did:key:z1\nadmin")), "INVALID_REQUEST"),
         (canonical, with("aud", json!([])), "INVALID_REQUEST"),
         (canonical, with("aud", json!([1])), "INVALID_REQUEST"),
         (canonical, with("scope", json!([])), "INVALID_REQUEST"),

@@ -356,6 +356,40 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_commit_that_fails_is_acknowledged_to_nobody() {
+        let data = fresh("commit");
+        let file = data.join("store.sqlite");
+        let connection = schema::open(&file).unwrap();
+        // A constraint that is looked at when the transaction ends.
+        let tables = "PRAGMA foreign_keys = ON; CREATE TABLE parent (id INTEGER PRIMARY KEY);
+            CREATE TABLE child (id INTEGER REFERENCES parent (id) DEFERRABLE INITIALLY DEFERRED);";
+        connection.execute_batch(tables).unwrap();
+        let live = Arc::new(Live::default());
+        let writer = Writer::start(connection, Arc::clone(&live)).unwrap();
+        let readers = Arc::new(Semaphore::new(READERS));
+        let store = Store { writer, live, file, readers, idle: Arc::default() };
+        let hash = TokenHash::of("one");
+        store.revoke(hash, 1, None, "test".into()).await.unwrap();
+        let other = TokenHash::of("other");
+        let lost = store
+            .write(move |connection, effects| {
+                connection.execute("DELETE FROM revocation", [])?;
+                connection.execute("INSERT INTO child VALUES (1)", [])?;
+                let by = String::from("test");
+                effects.revoked.push(Arc::new(Revocation { sequence: 2, hash: other, at: 1, reason: None, by }));
+                effects.forgotten.push(hash);
+                Ok(())
+            })
+            .await;
+        assert!(matches!(lost, Err(Error::NotCommitted)));
+        assert!(!store.works());
+        assert!(store.live().find(hash).is_some() && store.live().find(other).is_none());
+        store.revoke(other, 1, None, "test".into()).await.unwrap();
+        assert!(store.works() && store.live().find(other).is_some());
+        std::fs::remove_dir_all(data).unwrap();
+    }
+
+    #[tokio::test]
     async fn a_contract_whose_bytes_changed_is_not_handed_out() {
         let data = fresh("changed");
         let store = Store::open(&data).unwrap();

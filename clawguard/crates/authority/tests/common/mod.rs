@@ -185,7 +185,9 @@ impl Client {
     /// Follows them as somebody.
     pub(crate) fn follow_as(mut self, path: &str, more: &str, mut each: impl FnMut(u64, Value) -> bool) {
         let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\naccept: text/event-stream\r\n{more}\r\n");
-        self.stream.get_mut().write_all(request.as_bytes()).unwrap();
+        if self.stream.get_mut().write_all(request.as_bytes()).is_err() {
+            return;
+        }
         let (mut id, mut line) = (0, String::new());
         loop {
             line.clear();
@@ -302,7 +304,10 @@ impl Raw {
     }
 
     pub(crate) fn ended(&self) -> String {
-        while self.more() {}
+        let until = std::time::Instant::now() + Duration::from_secs(60);
+        while self.more() {
+            assert!(std::time::Instant::now() < until, "it did not end: {}", self.text());
+        }
         self.text()
     }
 
