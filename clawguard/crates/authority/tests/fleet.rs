@@ -186,7 +186,11 @@ fn a_revocation_is_pushed_and_silence_is_filled() {
 
 #[test]
 fn a_stream_ends_with_the_token_that_opened_it() {
-    let world = World::with("ended", |settings| settings.limits.keep_alive = Duration::from_millis(50));
+    let world = World::with("ended", |settings| {
+        settings.limits.keep_alive = Duration::from_millis(50);
+        // The connection waits for another request before it ends.
+        settings.limits.head = Duration::from_millis(500);
+    });
     let expiring = world.token("control:audit:read", "clawscope.com");
     let revoked = world.token("control:audit:read", "clawscope.com");
     let open = |token: &str| {
@@ -219,6 +223,6 @@ fn a_server_that_stops_ends_its_streams() {
         drop(world);
         ended.send(()).unwrap();
     });
-    end.recv_timeout(Duration::from_secs(60)).expect("the server did not stop");
+    end.recv_timeout(Duration::from_secs(20)).expect("the server did not stop");
     assert!(told.recv_timeout(Duration::from_secs(30)).is_err(), "the stream did not end");
 }
