@@ -57,7 +57,17 @@ fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().unwrap())
 }
 
-fn start(data: &Path) -> (Child, SocketAddr) {
+/// A server that does not outlive its test.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn start(data: &Path) -> (Running, SocketAddr) {
     let mut child = Command::new(env!("CARGO_BIN_EXE_clawguard-authority"))
         .args(["serve", "--listen", "127.0.0.1:0", "--allow-root", "--data"])
         .arg(data)
@@ -68,7 +78,7 @@ fn start(data: &Path) -> (Child, SocketAddr) {
     let mut line = String::new();
     BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
     let address = line.trim().strip_prefix("listening on http://").expect("the server did not start").parse().unwrap();
-    (child, address)
+    (Running(child), address)
 }
 
 /// One client: what it does until its server is gone.
@@ -182,7 +192,7 @@ fn what_was_acknowledged_survives_a_kill_at_any_moment() {
     // A follower that goes on from where it was, through every kill.
     let followed: Arc<Mutex<Vec<(u64, String)>>> = Arc::default();
     for round in 0..=rounds {
-        let (mut child, address) = start(&data);
+        let (child, address) = start(&data);
         let bearer = format!("Bearer {}", fs::read_to_string(data.join("admin-token")).unwrap().trim());
         check(address, &bearer, &known.lock().unwrap(), round == rounds, &mut random);
         let stopped = Arc::new(AtomicBool::new(false));
@@ -212,8 +222,8 @@ fn what_was_acknowledged_survives_a_kill_at_any_moment() {
             thread::sleep(Duration::from_micros(20_000 + random.next() % 250_000));
         }
         stopped.store(true, Ordering::SeqCst);
-        child.kill().unwrap();
-        child.wait().unwrap();
+        // SIGKILL.
+        drop(child);
         for worker in workers {
             worker.join().unwrap_or_else(|_| panic!("round {round} of AUTHORITY_SEED={seed}"));
         }
