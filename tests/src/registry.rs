@@ -97,7 +97,7 @@ impl Registry {
         let mut state = self.state();
         state.revoked.insert(hash.clone());
         if push {
-            let event = format!("data: {}\n\n", json!({ "token_hash": hash, "revoked_at": 0 }));
+            let event = format!("data: {}\n\n", json!({ "sequence": 1, "record": { "token_hash": hash } }));
             for follower in &mut state.followers {
                 let _ = follower.write_all(format!("{:x}\r\n{event}\r\n", event.len()).as_bytes());
             }

@@ -163,6 +163,8 @@ fn call(request: &Request, whole: Duration) -> Result<Response<Body>, Error> {
             _ => builder.header("authorization", format!("Bearer {bearer}")),
         };
     }
+    let accept = if request.path.ends_with("/stream") { "text/event-stream" } else { "application/json" };
+    builder = builder.header("accept", accept);
     let unreachable =
         |source: ureq::Error| Error::Unreachable { base: request.to.base.clone(), source: Box::new(source) };
     let answered = match &request.body {

@@ -9,6 +9,9 @@ use serde_json::{json, value::RawValue};
 
 use crate::{Request, SMALL, STREAM, ask, call};
 
+/// The largest page of revocations, in bytes.
+const PAGE: u64 = 1 << 20;
+
 /// Carries out an errand.
 #[must_use]
 pub fn carry_out(errand: &Errand) -> Outcome {
@@ -111,9 +114,21 @@ fn standing(errand: &Errand, token: &str, binder: &str) -> Result<Standing, Stri
     })
 }
 
+/// An event of the revocations' feed.
+#[derive(Deserialize)]
+struct Event {
+    record: Revocation,
+}
+
 #[derive(Deserialize)]
 struct Revocation {
     token_hash: String,
+}
+
+/// The feed as one page, which is all that the hosted clawscope gives.
+#[derive(Deserialize)]
+struct Page {
+    events: Vec<Event>,
 }
 
 /// Follows the stream of revocations until it ends, or for five minutes; `each` is told a hash at a time.
@@ -126,6 +141,23 @@ pub fn follow_revocations(errand: &Errand, mut each: impl FnMut(TokenHash)) -> O
         Ok(response) => return Outcome::Failed(status("revocations", response.status().as_u16(), "")),
         Err(error) => return Outcome::Failed(error.to_string()),
     };
+    let kind = response.headers().get("content-type").and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    let mut tell = |event: Event| {
+        if let Ok(hash) = event.record.token_hash.parse() {
+            each(hash);
+        }
+    };
+    if kind.starts_with("application/json") {
+        let text = response.body_mut().with_config().limit(PAGE).read_to_string();
+        let page = text.map_err(|error| error.to_string());
+        return match page.and_then(|text| serde_json::from_str::<Page>(&text).map_err(|error| error.to_string())) {
+            Ok(page) => {
+                page.events.into_iter().for_each(tell);
+                Outcome::Ended
+            }
+            Err(why) => Outcome::Failed(format!("the registry's revocations cannot be read: {why}")),
+        };
+    }
     let mut lines = BufReader::new(response.body_mut().as_reader());
     let mut line = Vec::new();
     loop {
@@ -136,9 +168,8 @@ pub fn follow_revocations(errand: &Errand, mut each: impl FnMut(TokenHash)) -> O
             Ok(_) => {}
         }
         let Some(data) = line.strip_prefix(b"data:") else { continue };
-        let hash = serde_json::from_slice::<Revocation>(data).ok().and_then(|event| event.token_hash.parse().ok());
-        if let Some(hash) = hash {
-            each(hash);
+        if let Ok(event) = serde_json::from_slice::<Event>(data) {
+            tell(event);
         }
     }
 }
