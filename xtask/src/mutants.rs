@@ -100,6 +100,10 @@ fn mutants() -> Result<Vec<Mutant>> {
 /// last mutant for what was built from these sources.
 fn copy_sources() -> Result<PathBuf> {
     let tree = target().join("mutants/tree");
+    // What was deleted since the last run must not be there either.
+    if tree.exists() {
+        fs::remove_dir_all(&tree)?;
+    }
     fs::create_dir_all(&tree)?;
     let script = "git ls-files -z --cached --others --exclude-standard | \
         xargs -0 sh -c 'for f; do [ -e \"$f\" ] && printf \"%s\\0\" \"$f\"; done' sh | \
@@ -134,7 +138,8 @@ fn noticed(tree: &Path, mutant: &Mutant) -> Result<bool> {
                     .output()?;
             return went_red(&tested);
         }
-        call(&mut here(&["build", "--locked", "--quiet", "--package", "clawguard", "--package", "e2e"]))?;
+        let executables = ["--package", "clawguard", "--package", "gateway", "--package", "e2e"];
+        call(here(&["build", "--locked", "--quiet"]).args(executables))?;
         let tested = here(&[
             "test",
             "--locked",
