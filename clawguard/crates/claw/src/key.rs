@@ -40,8 +40,25 @@ impl Did {
     /// Whether this key made that signature of these bytes. Strict: no small-order keys, one spelling per signature.
     #[must_use]
     pub fn verifies(&self, message: &[u8], signature: &[u8; 64]) -> bool {
-        VerifyingKey::from_bytes(&self.0)
-            .is_ok_and(|key| key.verify_strict(message, &Signature::from_bytes(signature)).is_ok())
+        self.verifier().is_some_and(|key| key.verifies(message, signature))
+    }
+
+    /// The key, unpacked: for whoever verifies many signatures of one key.
+    #[must_use]
+    pub fn verifier(&self) -> Option<Verifier> {
+        VerifyingKey::from_bytes(&self.0).ok().map(Verifier)
+    }
+}
+
+/// A public key, unpacked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Verifier(VerifyingKey);
+
+impl Verifier {
+    /// As [`Did::verifies`].
+    #[must_use]
+    pub fn verifies(&self, message: &[u8], signature: &[u8; 64]) -> bool {
+        self.0.verify_strict(message, &Signature::from_bytes(signature)).is_ok()
     }
 }
 

@@ -3,14 +3,14 @@
 //! Three steps, each of which can refuse: the header (one algorithm, a known key), the signature over exactly the bytes that
 //! came, and only then the claims. Whether a token suits a job is a further question, which [`Claims::suit`] answers.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use sha2::{Digest, Sha256};
 
 use crate::{
     encoding::{self, Hash},
     json::{self, Limits, Value},
-    key::{Did, PrivateKey},
+    key::{Did, PrivateKey, Verifier},
 };
 
 /// The longest token that is looked at, in bytes.
@@ -533,32 +533,25 @@ pub struct Demands<'a> {
     pub require_pin: bool,
 }
 
-/// The issuers' keys.
+/// The issuers' keys, by key id.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Issuers(Vec<(String, Did)>);
+pub struct Issuers(BTreeMap<String, (Did, Verifier)>);
 
 impl Issuers {
     /// From public keys.
     pub fn new(keys: impl IntoIterator<Item = Did>) -> Self {
-        let mut keys: Vec<(String, Did)> = keys.into_iter().map(|key| (key.kid(), key)).collect();
-        keys.sort();
-        keys.dedup();
-        Self(keys)
+        Self(keys.into_iter().filter_map(|key| Some((key.kid(), (key, key.verifier()?)))).collect())
     }
 
     /// Every key.
     pub fn keys(&self) -> impl Iterator<Item = &Did> {
-        self.0.iter().map(|(_, key)| key)
+        self.0.values().map(|(key, _)| key)
     }
 
     /// Whether one of them has this id.
     #[must_use]
     pub fn has(&self, kid: &str) -> bool {
-        self.find(kid).is_some()
-    }
-
-    fn find(&self, kid: &str) -> Option<&Did> {
-        self.0.iter().find(|(known, _)| known == kid).map(|(_, key)| key)
+        self.0.contains_key(kid)
     }
 }
 
@@ -629,7 +622,7 @@ impl Token {
     /// See [`Error`].
     pub fn verify(text: &str, issuers: &Issuers) -> Result<Self, Error> {
         let parts = split(text)?;
-        let key = issuers.find(&parts.kid).ok_or_else(|| Error::UnknownKey(parts.kid.clone()))?;
+        let (_, key) = issuers.0.get(&parts.kid).ok_or_else(|| Error::UnknownKey(parts.kid.clone()))?;
         if !key.verifies(parts.signed.as_bytes(), &parts.signature) {
             return Err(Error::Signature(parts.kid));
         }
