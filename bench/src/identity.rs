@@ -115,7 +115,7 @@ pub(crate) fn revocation() -> Vec<Line> {
     let contract: Hash = used["wpc_hash"].as_str().unwrap().parse().unwrap();
     world.eventually("the stream", |_| registry.followers() > 0);
     let probe = world.directory.join("probe");
-    let mut stop = |name: &str, push: bool| {
+    let stop = |name: &str, push: bool| {
         let token = Token::issue(claims(name, contract), "legacy", &issuer);
         let file = world.directory.join(name);
         fs::write(&file, &token).unwrap();

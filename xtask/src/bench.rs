@@ -9,13 +9,22 @@ use crate::{
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// Only these measurements (all by default).
+    /// Only these measurements (all by default). `authority` kills the authority a thousand times.
     names: Vec<String>,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     must_be_root("bench")?;
     setup::everything()?;
+    let authority = arguments.names.iter().any(|name| name == "authority");
+    if authority || arguments.names.is_empty() {
+        let mut killed = cargo(&["test", "--locked", "--release", "--package", "authority", "--test", "kill"]);
+        call(killed.env("AUTHORITY_ROUNDS", "1000").args(["--", "--nocapture"]))?;
+    }
+    let names: Vec<&String> = arguments.names.iter().filter(|name| *name != "authority").collect();
+    if names.is_empty() && authority {
+        return Ok(());
+    }
     call(&mut cargo(&[
         "build",
         "--locked",
@@ -25,9 +34,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         "--package",
         "clawguard",
         "--package",
+        "gateway",
+        "--package",
         "e2e",
         "--package",
         "bench",
     ]))?;
-    call(command(target().join("measure/bench"), &[]).args(&arguments.names))
+    call(command(target().join("measure/bench"), &[]).args(names))
 }

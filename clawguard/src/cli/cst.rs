@@ -242,7 +242,7 @@ fn issued_there(context: &Context, issue: &Issue, pin: &str, agent_did: &str) ->
     // The canonical lane needs the whole chain of control.
     let whole = issue.owner_did.is_some() && issue.controller_did.is_some();
     let path = if whole { "/v1/tokens/issue/canonical" } else { "/v1/tokens/issue" };
-    let answer = issue.remote.ask(context, Which::Clawscope, "POST", path, Some(body.to_string()))?;
+    let answer = issue.remote.ask(context, Which::Clawscope, "POST", path, Some(&body.to_string()))?;
     let value = answer.expect(&[200, 201])?;
     let token = value.get("token").and_then(Value::as_str);
     token.map(str::to_owned).ok_or_else(|| Failure::Failed("the registry's answer has no token".into()))
@@ -265,7 +265,7 @@ fn claims(claims: &Claims) -> Value {
 /// What an issuer says of a token, if it is asked.
 fn standing(context: &Context, text: &str, hash: &TokenHash, remote: &Remote) -> Result<(bool, Value), Failure> {
     let body = json!({ "token": text }).to_string();
-    let answer = remote.ask(context, Which::Clawscope, "POST", "/v1/tokens/introspect", Some(body))?;
+    let answer = remote.ask(context, Which::Clawscope, "POST", "/v1/tokens/introspect", Some(&body))?;
     let value: Value = serde_json::from_str(&answer.body).unwrap_or(Value::Null);
     let active = answer.status == 200
         && value["active"] == true
@@ -368,7 +368,7 @@ fn revoke(context: &Context, token: &str, reason: &str, here: bool, remote: &Rem
         Some(text) => json!({ "token": text, "reason": reason }),
         None => json!({ "token_hash": hash.to_string(), "reason": reason }),
     };
-    let answer = remote.ask(context, Which::Clawscope, "POST", "/v1/tokens/revoke", Some(body.to_string()))?;
+    let answer = remote.ask(context, Which::Clawscope, "POST", "/v1/tokens/revoke", Some(&body.to_string()))?;
     let value = answer.expect(&[200])?;
     context.print(&value, |_| {
         format!("revoked: {hash}\nhosts that follow the registry stop it now, others when they ask next\n")

@@ -127,7 +127,7 @@ impl Remote {
         which: Which,
         method: &str,
         path: &str,
-        body: Option<String>,
+        body: Option<&str>,
     ) -> Result<Answer, Failure> {
         let request = json!({ "to": self.source(context, which)?, "method": method, "path": path, "body": body });
         let executable = std::env::current_exe()?.with_file_name("clawguard-gateway");

@@ -362,7 +362,7 @@ fn publish(context: &Context, file: &Path, remote: &Remote) -> Done {
         Some(_) => ("PUT", format!("/v1/wpc/{hash}"), String::from_utf8_lossy(&bytes(file)?).into_owned()),
         None => ("POST", "/v1/wpc".into(), format!("{{\"wpc\":{value}}}")),
     };
-    let answer = remote.ask(context, Which::Clawcontrols, method, &path, Some(body))?;
+    let answer = remote.ask(context, Which::Clawcontrols, method, &path, Some(&body))?;
     let told = answer.expect(&[200, 201])?;
     if told.get("policy_hash_b64u").and_then(serde_json::Value::as_str) != Some(hash.to_string().as_str()) {
         return Err(Failure::Failed(format!("the registry answers for another contract than {hash}")));

@@ -249,7 +249,7 @@ impl Core {
             kernel_groups: policy.kernel_groups.clone(),
             gateway_groups: policy.gateway_groups.clone(),
             samples,
-            token: policy.token.clone(),
+            token: policy.token,
             expiry_told: false,
         };
         self.contracts.insert(policy.hash, contract);

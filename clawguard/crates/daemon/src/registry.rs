@@ -283,7 +283,7 @@ impl Shared {
                 core.registries.fared(Registry::Clawscope, Ok(()));
                 core.token_stands(&job, token, asked_ns, &standing);
             }
-            (Purpose::Contract(hash), Outcome::Contract(envelope)) => self.contract_came(hash, envelope),
+            (Purpose::Contract(hash), Outcome::Contract(envelope)) => self.contract_came(hash, &envelope),
             (Purpose::Revocations, Outcome::Ended) => self.lock().registries.stream_error = None,
             (purpose, _) => self.lock().errand_failed(&purpose, "the gateway brought something else"),
         }
@@ -319,14 +319,14 @@ impl Shared {
     }
 
     /// A contract that agents wait for.
-    fn contract_came(&self, hash: Hash, envelope: String) {
+    fn contract_came(&self, hash: Hash, envelope: &str) {
         let waiting: Vec<AgentName> = {
             let core = self.lock();
             core.contracts_wanted().into_iter().filter(|(_, wanted)| *wanted == hash).map(|(agent, _)| agent).collect()
         };
         for agent in waiting {
             let terms = Terms { configured: Some(hash.to_string()), expected: Some(hash), ..Terms::default() };
-            let done = self.put_in_force(&agent, envelope.clone().into_bytes(), &terms);
+            let done = self.put_in_force(&agent, envelope.as_bytes().to_vec(), &terms);
             let mut core = self.lock();
             match done {
                 Ok(_) => {
