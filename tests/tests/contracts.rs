@@ -305,3 +305,77 @@ fn a_way_to_a_model_that_is_not_the_contracts_is_told_and_answered() {
         assert_eq!(agent.ask("203.0.113.20:443", "tcp"), reads);
     }
 }
+
+/// A contract of the documentation, as it stands.
+fn documented(name: &str) -> Value {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../clawguard/crates/policy/tests/vectors").join(name);
+    serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap()
+}
+
+#[test]
+fn contracts_of_the_other_two_forms_come_into_force_and_open_nothing_by_themselves() {
+    let mut world = World::new();
+    let servers = "[[mcp.server]]\nname = \"crm-mcp\"\nurl = \"https://crm.example/mcp\"\nrisk = \"low\"\n";
+    world.configure(servers);
+    world.start();
+    for (name, id) in [("listed.json", "mcp-enterprise-agent-minimal"), ("profiled.json", "m365-readonly-triage")] {
+        let file = world.sign(&documented(name));
+        let file = file.to_str().unwrap();
+        let checked = world.clawguard(&["wpc", "check", file]).ok().out;
+        assert!(checked.contains("signed by") && checked.contains("denied"), "{checked}");
+        let used = world.json(&["wpc", "use", file, "--agent", "a"]);
+        assert_eq!(used["policy_id"], id);
+        // In force for seven days, which nobody wrote into it.
+        let until = Instant::parse(used["expires_at"].as_str().unwrap()).unwrap().0 - sys::clock::wall_ns();
+        assert!(until > 6 * 86_400 * 1_000_000_000 && until < 7 * 86_400 * 1_000_000_000 + 1, "{used}");
+        // Both demand a token.
+        let run = world.agent("a", Nobody, &["tcp", "203.0.113.10:443", "x"]);
+        assert!(run.status == 4 && run.err.contains("TOKEN_REQUIRED"), "{run:?}");
+    }
+}
+
+#[test]
+fn a_contract_without_an_expiry_lives_from_when_an_operator_used_it_and_no_restart_prolongs_it() {
+    let mut world = World::new();
+    let directory = world.directory.join("etc/clawguard/conf.d");
+    fs::create_dir_all(&directory).unwrap();
+    fs::write(directory.join("50.toml"), "[trust]\ndefault_lifetime = \"5s\"\n").unwrap();
+    world.start();
+    let contract = json!({ "wpc_version": "v1", "policy_name": "short", "allowed_tools": [] });
+    let file = world.sign(&contract);
+    let file = file.to_str().unwrap();
+    let used = world.json(&["wpc", "use", file, "--agent", "a"]);
+    let expires = |world: &World| {
+        let agents = world.json(&["status"])["agents"].as_array().unwrap().clone();
+        agents.into_iter().find(|agent| agent["name"] == "a").unwrap()["expires_at"].clone()
+    };
+    assert_eq!(expires(&world), used["expires_at"]);
+    thread::sleep(Duration::from_secs(1));
+    for how in ["reload", "restart", "a job's own"] {
+        match how {
+            "reload" => world.signal_daemon(nix::sys::signal::Signal::SIGHUP),
+            "restart" => {
+                world.stop();
+                world.start();
+            }
+            _ => {
+                let probe = world.directory.join("probe");
+                let words = ["run", "--agent", "a", "--wpc", file, "--user", "nobody", "--", probe.to_str().unwrap()];
+                world.clawguard(&[&words[..], &["each"]].concat()).ok();
+            }
+        }
+        thread::sleep(Duration::from_millis(300));
+        assert_eq!(expires(&world), used["expires_at"], "{how}");
+    }
+    thread::sleep(Duration::from_secs(4));
+    let probe = world.directory.join("probe");
+    let words = ["run", "--agent", "a", "--wpc", file, "--user", "nobody", "--", probe.to_str().unwrap(), "each"];
+    let run = world.clawguard(&words);
+    assert!(run.status == 4 && run.err.contains("expired"), "{run:?}");
+    world.stop();
+    world.start();
+    assert!(world.clawguard(&["status"]).ok().out.contains("it expired at"));
+    // An operator's own word begins it again.
+    let again = world.json(&["wpc", "use", file, "--agent", "a"]);
+    assert!(again["expires_at"].as_str() > used["expires_at"].as_str());
+}
