@@ -423,7 +423,12 @@ fn another_contract_ends_the_token_of_the_former_and_a_new_one_goes_on() {
     assert_eq!(state(&world, "j"), "mismatched");
     let run = present(&world, "j", &good("j", contract));
     assert!(run.status == 4 && run.err.contains("POLICY_HASH_MISMATCH"), "{run:?}");
-    present(&world, "j", &good("j", next)).ok();
+    // One that ends earlier than the former would have, because that counts no more.
+    present(&world, "j", &lasting("j", next, 120)).ok();
+    assert_eq!(each.ask(CRM, "tcp"), "tcp ok x");
+    // And one that would only shorten what is there changes nothing.
+    let run = present(&world, "j", &lasting("j", next, 60));
+    assert!(run.status == 1 && run.err.contains("counts for longer"), "{run:?}");
     assert_eq!(each.ask(CRM, "tcp"), "tcp ok x");
 }
 

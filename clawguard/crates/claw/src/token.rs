@@ -15,6 +15,8 @@ use crate::{
 
 /// The longest token that is looked at, in bytes.
 pub const LONGEST: usize = 16 << 10;
+/// Keys of a set: those in use, and those that they replace.
+const MOST_KEYS: usize = 16;
 /// Seconds by which an issuer's clock may run ahead of this host's. Expiry has no such allowance.
 const AHEAD: u64 = 60;
 /// Seconds between issue and expiry where the contract sets no limit: the most that clawscope issues.
@@ -676,6 +678,9 @@ pub fn read_jwks(text: &[u8]) -> Result<Vec<Did>, Error> {
             return Err(malformed("a key of the key set has another key's kid"));
         }
         found.insert(did);
+    }
+    if found.len() > MOST_KEYS {
+        return Err(malformed(format!("the key set has {} keys, and {MOST_KEYS} are accepted", found.len())));
     }
     Ok(found.into_iter().collect())
 }

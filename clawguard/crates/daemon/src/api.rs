@@ -168,6 +168,8 @@ fn start_job(shared: &Shared, call: &Call) -> Answer<Reply> {
     let hash = own.as_ref().map(|judged| judged.policy.hash);
     let made = judged_token(shared, &body, &named, hash).and_then(|token| {
         if let Some(judged) = &own {
+            // While its token was judged, somebody else's end may have taken tables away that nobody was under.
+            shared.load(judged)?;
             shared.lock().accept_for_job(judged)?;
         }
         shared.acknowledged(|core| core.start_job(named, &body, hash, token, &call.peer))

@@ -482,11 +482,13 @@ impl Config {
 
 impl Server {
     fn fact(&self) -> McpServer {
+        // As a whole it is what its gravest tool could be: one that nobody classified is irreversible.
+        let all = |patterns: &[Text<NamePattern>]| patterns.iter().any(|pattern| pattern.0.is_any());
         let class = if !self.tools.irreversible.is_empty() {
             Class::Irreversible
-        } else if !self.tools.write.is_empty() {
+        } else if all(&self.tools.write) || (all(&self.tools.read) && !self.tools.write.is_empty()) {
             Class::Write
-        } else if !self.tools.read.is_empty() {
+        } else if all(&self.tools.read) {
             Class::Read
         } else {
             Class::Irreversible
@@ -634,7 +636,7 @@ mod tests {
         assert_eq!(config.agent[0].r#match, Some(Match::Unit("openclaw-gateway.service".into())));
         let facts = config.facts();
         assert_eq!(facts.mcp_servers[0].endpoint, Some(("crm.example".parse().unwrap(), 443)));
-        assert_eq!(facts.mcp_servers[0].class, Class::Write);
+        assert_eq!(facts.mcp_servers[0].class, Class::Irreversible);
         assert_eq!(facts.mcp_servers[0].class_of("search_customer"), Some(Class::Read));
         assert_eq!(facts.mcp_servers[0].class_of("delete_customer"), None);
         assert_eq!(config.without_effect().len(), 2);

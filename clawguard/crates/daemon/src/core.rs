@@ -100,12 +100,18 @@ pub(crate) struct Shared {
     core: Mutex<Core>,
     /// Beside the lock: whoever waits for the gateway holds nothing up.
     pub(crate) errands: Arc<Errands>,
+    /// The threads that gateways may have.
+    pub(crate) gateway_threads: tokio::sync::Semaphore,
 }
 
 impl Shared {
     pub(crate) fn new(core: Core) -> Self {
         let errands = Arc::clone(&core.errands);
-        Self { core: Mutex::new(core), errands }
+        Self {
+            core: Mutex::new(core),
+            errands,
+            gateway_threads: tokio::sync::Semaphore::new(crate::gateway::MOST_THREADS),
+        }
     }
 
     /// Takes the lock. A thread that panicked cannot have left it: the daemon aborts on a panic.

@@ -100,13 +100,22 @@ impl Errands {
         let waits = |purpose: &Purpose| matches!(purpose, Purpose::Answer(_));
         let mut inner = self.lock();
         let waiting = inner.out.values().filter(|(purpose, _)| waits(purpose)).count();
-        if inner.out.len() >= MOST || (waits(&purpose) && waiting >= MOST_WAITING) {
+        // What polls leave room for the rest.
+        let most = if matches!(purpose, Purpose::Token { .. }) { MOST - 64 } else { MOST };
+        if inner.out.len() >= most || (waits(&purpose) && waiting >= MOST_WAITING) {
             return false;
         }
         inner.newest += 1;
         let id = inner.newest;
+        // Whoever waits does not wait behind a thousand polls.
+        let first = matches!(purpose, Purpose::Answer(_) | Purpose::Keys);
+        let errand = Errand { id, from: from.clone(), what };
         inner.out.insert(id, (purpose, Instant::now() + patience));
-        inner.queue.push_back(Errand { id, from: from.clone(), what });
+        if first {
+            inner.queue.push_front(errand);
+        } else {
+            inner.queue.push_back(errand);
+        }
         drop(inner);
         self.news.notify_one();
         true
@@ -162,12 +171,10 @@ impl Errands {
         late.iter().filter_map(|id| inner.out.remove(id)).map(|(purpose, _)| purpose).collect()
     }
 
-    /// The gateway that took errands is gone; answers what they were for.
-    pub(crate) fn lost(&self) -> Vec<Purpose> {
+    /// The channel over which these errands were taken is gone; answers what those were for that nothing came of.
+    pub(crate) fn lost(&self, taken: &[u64]) -> Vec<Purpose> {
         let mut inner = self.lock();
-        let waiting: Vec<u64> = inner.queue.iter().map(|errand| errand.id).collect();
-        let lost: Vec<u64> = inner.out.keys().filter(|id| !waiting.contains(id)).copied().collect();
-        lost.iter().filter_map(|id| inner.out.remove(id)).map(|(purpose, _)| purpose).collect()
+        taken.iter().filter_map(|id| inner.out.remove(id)).map(|(purpose, _)| purpose).collect()
     }
 
     /// Whatever comes of errands to former registries is no longer wanted, except by whoever waits for it.

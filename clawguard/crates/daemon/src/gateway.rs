@@ -41,8 +41,10 @@ const USER: &str = "clawguard-gateway";
 const JOB: &str = "gateway";
 /// Questions that are answered at once; more wait in the channel.
 const MOST_QUESTIONS: usize = 16;
-/// How many of the daemon's blocking threads the gateway may have at once.
-const MOST_THREADS: usize = 2;
+/// How many of the daemon's blocking threads gateways may have at once, all together.
+pub(crate) const MOST_THREADS: usize = 2;
+/// Errands of a channel that are remembered, for when it ends.
+const MOST_REMEMBERED: usize = 2048;
 /// Revoked tokens that are looked at in one message; the gateway sends fewer.
 const MOST_REVOKED: usize = 1024;
 /// How long an answer may lie unread.
@@ -259,7 +261,7 @@ pub(crate) async fn serve(channel: tokio::net::UnixStream, shared: Arc<Shared>) 
     let (read, write) = channel.into_split();
     let write = Arc::new(tokio::sync::Mutex::new(write));
     let places = Arc::new(Semaphore::new(MOST_QUESTIONS));
-    let threads = Arc::new(Semaphore::new(MOST_THREADS));
+    let taken = Arc::new(std::sync::Mutex::new(Vec::new()));
     let mut answers = tokio::task::JoinSet::new();
     let mut read = BufReader::new(read).take(LONGEST as u64);
     let mut line = String::new();
@@ -279,27 +281,40 @@ pub(crate) async fn serve(channel: tokio::net::UnixStream, shared: Arc<Shared>) 
         }
         // Held until the answer is written: a gateway that does not read is not served either.
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { break };
-        let (shared, write, threads) = (Arc::clone(&shared), Arc::clone(&write), Arc::clone(&threads));
+        let (shared, write, taken) = (Arc::clone(&shared), Arc::clone(&write), Arc::clone(&taken));
         while answers.try_join_next().is_some() {}
         answers.spawn(async move {
-            let Some(told) = told(shared, ask, &threads).await else { return };
+            let Some(told) = told(&shared, ask).await else { return };
+            if let Told::Errands(errands) = &told {
+                let mut taken = taken.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                taken.extend(errands.iter().map(|errand| errand.id));
+                // The oldest are done, or given up, long since.
+                let surplus = taken.len().saturating_sub(MOST_REMEMBERED);
+                taken.drain(..surplus);
+            }
             let Ok(mut text) = serde_json::to_string(&Answer { id, told }) else { return };
             text.push('\n');
             // A gateway that hung up is noticed by whoever reads.
-            let _ = tokio::time::timeout(UNREAD, async { write.lock().await.write_all(text.as_bytes()).await }).await;
+            let written = tokio::time::timeout(UNREAD, async { write.lock().await.write_all(text.as_bytes()).await });
+            if written.await.is_err() {
+                // Half a line may be out: nothing more can be said on this channel.
+                let _ = write.lock().await.shutdown().await;
+            }
             drop(place);
         });
     }
     answers.shutdown().await;
-    shared.errands_lost();
+    let taken = taken.lock().map_or_else(|broken| broken.into_inner().clone(), |taken| taken.clone());
+    shared.errands_lost(&taken);
 }
 
 /// Answers a question. The gateway never has more than a few of the threads on which the API's calls are answered too.
-async fn told(shared: Arc<Shared>, ask: Ask, threads: &Semaphore) -> Option<Told> {
+async fn told(shared: &Arc<Shared>, ask: Ask) -> Option<Told> {
     if ask == Ask::Errands {
         return Some(Told::Errands(shared.errands.take().await));
     }
-    let _thread = threads.acquire().await.ok()?;
+    let _thread = shared.gateway_threads.acquire().await.ok()?;
+    let shared = Arc::clone(shared);
     tokio::task::spawn_blocking(move || tell(&shared, ask)).await.ok()
 }
 

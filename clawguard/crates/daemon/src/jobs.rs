@@ -533,6 +533,7 @@ impl Core {
                 }
             };
             let token = entry.token.and_then(|token| self.adopt_token(enrolled.slot, token));
+            self.rebind(&entry.id, &enrolled);
             // Whatever ended while nobody was there to see it is told now.
             let token_told = entry.token_told;
             let wpc = entry.wpc.and_then(|text| text.parse().ok());

@@ -54,6 +54,10 @@ pub(crate) struct Registries {
     reach: [Reach; 2],
     /// clawscope's keys, and when they came (CLOCK_BOOTTIME).
     keys: Option<(Vec<Did>, u64)>,
+    /// Since when these are the registries: nanoseconds, CLOCK_BOOTTIME.
+    since_ns: u64,
+    /// When the key set was last asked for because of a key that nobody knew.
+    keys_asked_ns: u64,
     /// Why the key set is not there.
     pub(crate) keys_error: Option<String>,
     /// Contracts that the registry gave and that were refused.
@@ -79,6 +83,7 @@ impl Registries {
         Ok(Self {
             controls: source(registry.clawcontrols.as_ref(), None),
             scope: source(registry.clawscope.as_ref(), bearer),
+            since_ns: clock::boot_ns(),
             ..Self::default()
         })
     }
@@ -156,9 +161,15 @@ impl Registries {
         Issuers::new(pinned.chain(fetched.into_iter().flat_map(|(keys, _)| keys.iter().copied())))
     }
 
-    /// Whether a key set counts that has not come yet: a token of before stands until it does.
-    pub(crate) fn awaits_keys(&self, config: &Config) -> bool {
-        config.registry.jwks && self.keys.is_none()
+    /// Whether a key of clawscope's set may have issued tokens. Until the set has come, for a while after the start, a token of
+    /// before stands.
+    pub(crate) fn counts_key(&self, config: &Config, kid: &str) -> bool {
+        let age = |at: u64| clock::boot_ns().saturating_sub(at) / SECOND;
+        config.registry.jwks
+            && match &self.keys {
+                Some((keys, at)) => age(*at) < KEYS_COUNT && keys.iter().any(|key| key.kid() == kid),
+                None => age(self.since_ns) < config.registry.revocation_max_age_seconds,
+            }
     }
 
     fn keys_are_old(&self) -> bool {
@@ -259,7 +270,10 @@ impl Core {
             Purpose::Health(registry) => self.registries.fared(*registry, Err(why.to_owned())),
             Purpose::Contract(_) => self.registries.fared(Registry::Clawcontrols, Err(why.to_owned())),
             Purpose::Keys => self.registries.keys_error = Some(why.to_owned()),
-            Purpose::Token { .. } => self.registries.fared(Registry::Clawscope, Err(why.to_owned())),
+            Purpose::Token { job, .. } => {
+                self.registries.fared(Registry::Clawscope, Err(why.to_owned()));
+                self.ask_soon(job);
+            }
         }
     }
 }
@@ -292,11 +306,12 @@ impl Shared {
     /// Fetches the issuer's key set now, unless it came a moment ago; answers whether it was fetched.
     pub(crate) fn fetch_keys(&self) -> bool {
         let scope = {
-            let core = self.lock();
-            let young = |(_, at): &(Vec<Did>, u64)| clock::boot_ns().saturating_sub(*at) < KEYS_APART * SECOND;
-            if !core.config.registry.jwks || core.registries.keys.as_ref().is_some_and(young) {
+            let mut core = self.lock();
+            let (now, asked) = (clock::boot_ns(), core.registries.keys_asked_ns);
+            if !core.config.registry.jwks || now.saturating_sub(asked) < KEYS_APART * SECOND {
                 return false;
             }
+            core.registries.keys_asked_ns = now;
             core.registries.source(Registry::Clawscope).cloned()
         };
         let Some(Ok(Outcome::Keys(text))) = scope.map(|scope| self.errands.ask(&scope, What::Keys)) else {
@@ -307,13 +322,15 @@ impl Shared {
     }
 
     /// The gateway that took errands is gone.
-    pub(crate) fn errands_lost(&self) {
-        let lost = self.errands.lost();
+    pub(crate) fn errands_lost(&self, taken: &[u64]) {
+        let lost = self.errands.lost(taken);
         let mut core = self.lock();
         for purpose in lost {
             // Asked again soon; a registry is not down because a gateway was.
-            if matches!(purpose, Purpose::Revocations | Purpose::Keys) {
-                core.errand_failed(&purpose, "the gateway ended");
+            match purpose {
+                Purpose::Revocations | Purpose::Keys => core.errand_failed(&purpose, "the gateway ended"),
+                Purpose::Token { job, .. } => core.ask_soon(&job),
+                _ => {}
             }
         }
     }
@@ -335,7 +352,9 @@ impl Shared {
                 }
                 Err(error) => {
                     tracing::error!(%agent, %hash, message = error.message, "what the registry gave is refused");
-                    core.registries.refused.insert(hash);
+                    if error.code == Code::ContractRefused {
+                        core.registries.refused.insert(hash);
+                    }
                     if let Ok(entry) = core.agent(&agent) {
                         entry.problem = Some(error.message);
                     }

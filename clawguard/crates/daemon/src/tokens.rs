@@ -272,18 +272,21 @@ impl Shared {
                 return refuse(Code::Conflict, "the job's contract changed while its token was judged", "try again");
             }
             let enrolled = core.jobs.get(&case.job).map(|job| job.enrolled.clone());
+            // Of two that come at once, the one that counts for longer.
+            let counts = |token| core.token_deadline(case.contract, token);
+            let before = core.jobs.get(&case.job).and_then(|job| job.token.as_ref());
+            if before.is_some() && counts(before) > counts(Some(&token)) {
+                return refuse(
+                    Code::Conflict,
+                    "the job's token counts for longer than this one",
+                    "present a longer one",
+                );
+            }
             core.bind_token(&token, &case, enrolled.as_ref())?;
             let ticket = core.record_grant(Kind::Token, &taken(&case, &token, "presented", actor))?;
             core.counters.token("accepted", "");
             if let Some(job) = core.jobs.get_mut(&case.job) {
-                // Of two that come at once, the one that lasts longer.
-                if job
-                    .token
-                    .as_ref()
-                    .is_none_or(|before| before.ended.is_some() || before.expires_ns <= token.expires_ns)
-                {
-                    job.token = Some(token);
-                }
+                job.token = Some(token);
             }
             core.settle_token(&case.job);
             core.save_jobs();
@@ -311,7 +314,7 @@ impl Shared {
         self.acknowledged(|core| {
             let ended = core.end_tokens(&[(hash, end)], "TOKEN_REVOKED");
             let told = json!({ "result": "revoked", "token_hash": hash.to_string(), "reason": body.reason, "by": "operator",
-                "jobs": ended.jobs, "sockets_destroyed": ended.destroyed, "actor": actor });
+                "jobs": ended.jobs, "observed": ended.observed, "sockets_destroyed": ended.destroyed, "actor": actor });
             let ticket = core.record(Kind::Token, told).ok();
             // In force, and told; but it must not be lost either.
             ended.saved?;
@@ -328,6 +331,8 @@ impl Shared {
 /// What became of tokens that were ended.
 struct Ended {
     jobs: Vec<String>,
+    /// Jobs that go on, because they are only observed.
+    observed: Vec<String>,
     destroyed: u64,
     /// Whether that is on disk.
     saved: Answer<()>,
@@ -484,7 +489,8 @@ impl Core {
 
     /// Whether a key may have issued tokens: a pinned one, or one of the key set, once that has come.
     fn is_issuer(&self, kid: &str) -> bool {
-        self.registries.awaits_keys(&self.config) || self.registries.issuers(&self.config).has(kid)
+        self.config.trust.cst_issuers.iter().any(|did| did.0.kid() == kid)
+            || self.registries.counts_key(&self.config, kid)
     }
 
     /// Tells the kernel how long a job's token lasts. While that cannot be said, nothing changes.
@@ -551,7 +557,17 @@ impl Core {
             if self.errands.send(&scope, what, Purpose::Token { job: id, token: hash, asked_ns: now }) {
                 // Half a beat less: a beat that comes a moment early still counts.
                 token.ask_ns = now.saturating_add(pace.saturating_sub(SECOND / 2));
+            } else {
+                // No room for this one, and so for none.
+                return;
             }
+        }
+    }
+
+    /// Nothing came of asking about a job's token: it is asked again at the next beat, not after a whole interval.
+    pub(crate) fn ask_soon(&mut self, job: &JobId) {
+        if let Some(token) = self.jobs.get_mut(job).and_then(|job| job.token.as_mut()) {
+            token.ask_ns = 0;
         }
     }
 
@@ -576,8 +592,8 @@ impl Core {
 
     /// Tokens that their issuer just revoked.
     pub(crate) fn tokens_revoked(&mut self, hashes: &[String]) {
-        let live: BTreeSet<&str> =
-            self.jobs.values().filter_map(|job| job.token.as_ref()).map(|token| token.hash.as_str()).collect();
+        let live = self.jobs.values().filter_map(|job| job.token.as_ref()).filter(|token| token.ended.is_none());
+        let live: BTreeSet<&str> = live.map(|token| token.hash.as_str()).collect();
         let concerned: Vec<(TokenHash, Option<u64>)> = hashes
             .iter()
             .filter(|hash| live.contains(hash.as_str()))
@@ -594,10 +610,10 @@ impl Core {
         if let Err(error) = &ended.saved {
             tracing::error!(message = error.message, "tokens' ends could not be written down");
         }
-        if !ended.jobs.is_empty() {
+        if !ended.jobs.is_empty() || !ended.observed.is_empty() {
             let hashes: Vec<String> = tokens.iter().map(|(hash, _)| hash.to_string()).collect();
             let body = json!({ "result": "ended", "cause": cause, "by": "issuer", "token_hashes": hashes,
-                "jobs": ended.jobs, "sockets_destroyed": ended.destroyed });
+                "jobs": ended.jobs, "observed": ended.observed, "sockets_destroyed": ended.destroyed });
             self.note(Kind::Token, body);
         }
     }
@@ -605,7 +621,7 @@ impl Core {
     /// Ends tokens, each with the time (epoch seconds) at which it would have ended anyway, if that is known: all their jobs'
     /// egress first, then their connections, then the disk.
     fn end_tokens(&mut self, tokens: &[(TokenHash, Option<u64>)], cause: &'static str) -> Ended {
-        let (mut jobs, mut slots) = (Vec::new(), BTreeSet::new());
+        let (mut jobs, mut observed, mut slots) = (Vec::new(), Vec::new(), BTreeSet::new());
         let named: BTreeMap<String, Option<u64>> = tokens.iter().map(|(hash, end)| (hash.to_string(), *end)).collect();
         for (id, job) in &mut self.jobs {
             let concerned = |token: &&mut JobToken| token.ended.is_none() && named.contains_key(&token.hash);
@@ -616,6 +632,7 @@ impl Core {
             self.counters.token("ended", cause);
             if self.agents.get(&job.agent).is_some_and(|agent| agent.mode == AgentMode::Observe) {
                 tracing::warn!(job = %id, token = token.hash, cause, "the token of a job that is only observed has ended");
+                observed.push(id.to_string());
                 continue;
             }
             tracing::warn!(job = %id, token = token.hash, cause, "the job's token has ended: nothing is allowed to it");
@@ -631,7 +648,7 @@ impl Core {
         }
         let saved = self.save_ledger();
         self.save_jobs();
-        Ended { jobs, destroyed, saved }
+        Ended { jobs, observed, destroyed, saved }
     }
 
     fn end_sockets_of(&self, slots: &BTreeSet<u32>) -> Severed {
@@ -717,6 +734,16 @@ impl Core {
             agent_did: Some(token.agent_did.clone()),
             agent_key: Some(if token.agent_key == KeyHolder::Host { "host" } else { "foreign" }.into()),
         })
+    }
+
+    /// After an upgrade that enrolled a job anew, its token is bound to its new number.
+    pub(crate) fn rebind(&mut self, job: &JobId, enrolled: &Enrolled) {
+        let here = |binding: &&mut Binding| {
+            binding.job == job.as_str() && binding.cgroup == enrolled.cgroup && binding.boot == clock::boot_id()
+        };
+        for binding in self.ledger.tokens.bound.values_mut().filter(here) {
+            binding.key = enrolled.key;
+        }
     }
 
     /// A token of the daemon before: what its issuer said last still counts as long as it did. One of another boot counts no

@@ -1,25 +1,28 @@
 //! From a contract's text to the rules that the kernel holds an agent to.
 
 mod findings;
+mod places;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
 };
 
 use claw::{Hash, time::Instant};
 use clawguard_common::{Reason, protocol, side};
 
+use places::{Behind, Places};
+
 use crate::{
-    contract::{Allowed, Contract, Egress, Lifetime, OnBypass, Protocol, To, TokenRules, ToolLine, Tools},
+    contract::{Allowed, Contract, Egress, Lifetime, OnBypass, Protocol, To, TokenRules},
     finding::{Finding, Outcome},
     group::{Class, Group, Risk},
-    host::{HostFacts, McpServer},
+    host::HostFacts,
     name::{HostName, HostPattern, Named},
     net::{self, Cidr},
     ranges::Ranges,
     special,
-    tool::{NamePattern, ServerPattern, ToolPattern, ToolPolicy, ToolVerdict},
+    tool::{NamePattern, ToolPolicy, ToolVerdict},
 };
 
 /// A contract as the kernel will hold an agent to it.
@@ -167,8 +170,18 @@ pub enum Error {
         /// How many there may be.
         limit: usize,
     },
+    /// More rules than any host's kernel is given.
+    #[error(
+        "the contract comes to more than {limit} rules on this host; name ranges instead of addresses, or fewer ports"
+    )]
+    TooManyRules {
+        /// How many there may be.
+        limit: usize,
+    },
 }
 
+/// Four times the largest contract that is measured.
+const MOST_RULES: usize = 4_000_000;
 const MOST_SETS: usize = u16::MAX as usize;
 
 /// Compiles a contract for a host.
@@ -201,6 +214,9 @@ struct Compiler<'a> {
     rules: Vec<Rule>,
     findings: Option<Vec<Finding>>,
     tools: ToolPolicy,
+    places: Places,
+    /// The risks that the contract gives its groups.
+    risks: HashMap<&'a Group, Risk>,
 }
 
 const GUARD: &str = "metadata.clawguard.v1";
@@ -212,7 +228,9 @@ impl<'a> Compiler<'a> {
             To::Range(_) => None,
         }));
         let tools = ToolPolicy::new(contract.guard.tools.as_ref(), &contract.guard.groups, &host.mcp_servers);
-        Self { contract, host, named, sets: BTreeMap::new(), rules: Vec::new(), findings, tools }
+        let places = Places::of(contract, host);
+        let risks = contract.guard.groups.iter().filter_map(|spec| Some((&spec.name, spec.risk?))).collect();
+        Self { contract, host, named, sets: BTreeMap::new(), rules: Vec::new(), findings, tools, places, risks }
     }
 
     fn run(mut self, hash: Hash) -> Result<(Policy, Vec<Finding>), Error> {
@@ -220,7 +238,8 @@ impl<'a> Compiler<'a> {
         self.egress()?;
         self.allowlist()?;
         self.listen()?;
-        self.model_hosts()?;
+        self.refuse_models_without_rules()?;
+        self.hold_back_known_places()?;
         self.explicit_only();
         self.hold_back_special_ranges()?;
         let rules = self.sorted_rules()?;
@@ -311,10 +330,17 @@ impl<'a> Compiler<'a> {
             let source = Source::Egress(i as u32);
             match &entry.to {
                 To::Range(range) => {
-                    let groups = self.groups_of(entry, None);
-                    let set = self.set(groups)?;
-                    self.push_ports(entry, *range, set, source);
-                    self.found_of(source, Outcome::Kernel, || format!("{range}, by address and port"));
+                    for port in &entry.ports {
+                        let behind = if range.bits == 128 { self.places.at(range.addr, *port) } else { None };
+                        if self.stays_closed(behind.as_ref(), source, &format!("{range} port {port}")) {
+                            continue;
+                        }
+                        let groups = self.groups_of(entry, behind.as_ref());
+                        let set = self.set(groups)?;
+                        self.push_port(entry, *port, *range, set, source)?;
+                    }
+                    let judged = if entry.tls { "; that TLS is spoken is not judged" } else { "" };
+                    self.found_of(source, Outcome::Kernel, || format!("{range}, by address and port{judged}"));
                 }
                 To::Host(pattern) => {
                     let hosts = self.hosts(pattern, |name| self.named.exact.contains(name));
@@ -349,35 +375,33 @@ impl<'a> Compiler<'a> {
         for (name, addresses) in hosts {
             self.refuse_receiptless_model(name, source)?;
             for port in &entry.ports {
-                let server = self.host.mcp_server_at(name, *port);
-                if let Some(server) = server
-                    && let Some(rule) = tool_rule_about(self.contract.guard.tools.as_ref(), server)
-                {
-                    let note = format!(
-                        "{name}:{port} is the MCP server {} and {rule} restricts its tools, which needs the MCP gateway",
-                        server.name
-                    );
-                    self.found_of(source, Outcome::Denied, || note);
+                let behind = self.places.behind(*addresses, *port);
+                if self.stays_closed(behind.as_ref(), source, &format!("{name}:{port}")) {
                     continue;
                 }
-                let mut groups = self.groups_of(entry, server);
+                let mut groups = self.groups_of(entry, behind.as_ref());
                 if self.host.is_model_host(name) {
                     groups.insert(Group::model());
                 }
                 let set = self.set(groups)?;
                 for address in *addresses {
-                    let range = Cidr::host(net::addr(*address));
-                    let protocols: &[Protocol] =
-                        if entry.quic { &[Protocol::Tcp, Protocol::Udp] } else { &[entry.protocol] };
-                    for protocol in protocols {
-                        self.push(side::EGRESS, *protocol, *port, range, set, source);
-                    }
+                    self.push_port(entry, *port, Cidr::host(net::addr(*address)), set, source)?;
                 }
                 let judged = if entry.tls { "; the TLS name is not judged yet" } else { "" };
                 self.found_of(source, Outcome::Kernel, || format!("{name}:{port}, by address and port{judged}"));
             }
         }
         Ok(())
+    }
+
+    /// Whether an MCP server lies there whose tools are restricted; told, if it does.
+    fn stays_closed(&mut self, behind: Option<&Behind>, source: Source, place: &str) -> bool {
+        let Some((server, rule)) = behind.and_then(|behind| behind.closed.as_ref()) else { return false };
+        let note = || {
+            format!("{place} is the MCP server {server} and {rule} restricts its tools, which needs the MCP gateway")
+        };
+        self.found_of(source, Outcome::Denied, note);
+        true
     }
 
     fn refuse_receiptless_model(&self, name: &HostName, source: Source) -> Result<(), Error> {
@@ -426,46 +450,49 @@ impl<'a> Compiler<'a> {
         Ok(())
     }
 
-    fn push_ports(&mut self, entry: &Egress, range: Cidr, set: u16, source: Source) {
-        for port in &entry.ports {
-            self.push(side::EGRESS, entry.protocol, *port, range, set, source);
-            if entry.quic {
-                self.push(side::EGRESS, Protocol::Udp, *port, range, set, source);
-            }
+    /// An entry's port on some addresses, by its protocol, and by UDP as well where QUIC is spoken.
+    fn push_port(&mut self, entry: &Egress, port: u16, range: Cidr, set: u16, source: Source) -> Result<(), Error> {
+        let protocols: &[Protocol] = if entry.quic { &[Protocol::Tcp, Protocol::Udp] } else { &[entry.protocol] };
+        for protocol in protocols {
+            self.push(side::EGRESS, *protocol, port, range, set, source)?;
         }
+        Ok(())
     }
 
-    fn push(&mut self, side: u8, protocol: Protocol, port: u16, range: Cidr, set: u16, source: Source) {
+    fn push(
+        &mut self,
+        side: u8,
+        protocol: Protocol,
+        port: u16,
+        range: Cidr,
+        set: u16,
+        source: Source,
+    ) -> Result<(), Error> {
+        if self.rules.len() >= MOST_RULES {
+            return Err(Error::TooManyRules { limit: MOST_RULES });
+        }
         let protocol = match protocol {
             Protocol::Tcp => protocol::TCP,
             Protocol::Udp => protocol::UDP,
         };
         self.rules.push(Rule { side, protocol, port, range, set, reason: Reason::Allowed, number: source.number() });
+        Ok(())
     }
 
     /// The groups that an entry belongs to: its own, and those that follow from what it is.
     ///
     /// Chat and model entries carry a risk or a class only if the contract gives them one, so that no kill of a risk or a
     /// class, and no mode but `lockdown`, takes the chat away by surprise.
-    fn groups_of(&self, entry: &Egress, server: Option<&McpServer>) -> BTreeSet<Group> {
+    fn groups_of(&self, entry: &Egress, behind: Option<&Behind>) -> BTreeSet<Group> {
         let mut groups: BTreeSet<Group> = entry.groups.iter().cloned().collect();
         groups.insert(Group::all());
         let talk = groups.contains(&Group::channel()) || groups.contains(&Group::model());
-        let specs = || self.contract.guard.groups.iter();
-        let mut risk = specs().filter(|spec| entry.groups.contains(&spec.name)).filter_map(|spec| spec.risk).max();
+        let mut risk = entry.groups.iter().filter_map(|group| self.risks.get(group)).max().copied();
         let mut class = entry.class;
-        if let Some(server) = server {
-            groups.insert(Group::mcp(&server.name));
-            for spec in specs() {
-                let whole =
-                    |p: &ToolPattern| p.server == ServerPattern::Named(server.name.as_str().into()) && p.tool.is_any();
-                if spec.tools.iter().any(whole) {
-                    groups.insert(spec.name.clone());
-                    risk = risk.max(spec.risk);
-                }
-            }
-            risk = risk.max(Some(server.risk));
-            class = class.or(Some(server.class));
+        if let Some(behind) = behind {
+            groups.extend(behind.groups.iter().cloned());
+            risk = risk.max(Some(behind.risk));
+            class = class.max(Some(behind.class));
         }
         if !talk {
             risk = risk.or(Some(Risk::High));
@@ -473,7 +500,7 @@ impl<'a> Compiler<'a> {
         }
         groups.extend(risk.map(Group::risk));
         groups.extend(class.map(Group::class));
-        if !talk || server.is_some() {
+        if !talk || behind.is_some() {
             groups.insert(Group::tools());
         }
         groups
@@ -487,38 +514,9 @@ impl<'a> Compiler<'a> {
         for (i, entry) in self.contract.guard.listen.iter().enumerate() {
             let source = Source::Listen(i as u32);
             for port in &entry.ports {
-                self.push(side::LISTEN, entry.protocol, *port, entry.from, set, source);
+                self.push(side::LISTEN, entry.protocol, *port, entry.from, set, source)?;
             }
             self.found(source.path(), Outcome::Kernel, format!("from {}, by address and local port", entry.from));
-        }
-        Ok(())
-    }
-
-    /// A model host's address that no entry opens is held back even inside a range that one opens, and named as what it is.
-    fn model_hosts(&mut self) -> Result<(), Error> {
-        let opened: BTreeSet<(u8, u16, Cidr)> =
-            self.rules.iter().map(|rule| (rule.protocol, rule.port, rule.range)).collect();
-        let set = self.set(BTreeSet::from([Group::all(), Group::model()]))?;
-        for (name, addresses) in &self.host.hosts {
-            if !self.host.is_model_host(name) {
-                continue;
-            }
-            for address in addresses {
-                for (protocol, port) in [(protocol::TCP, 443), (protocol::TCP, 80), (protocol::UDP, 443)] {
-                    let range = Cidr::host(net::addr(*address));
-                    if !opened.contains(&(protocol, port, range)) {
-                        self.rules.push(Rule {
-                            side: side::EGRESS,
-                            protocol,
-                            port,
-                            range,
-                            set,
-                            reason: Reason::ModelDirect,
-                            number: Source::BuiltIn.number(),
-                        });
-                    }
-                }
-            }
         }
         Ok(())
     }
@@ -665,22 +663,5 @@ impl<'a> Compiler<'a> {
             one_groups: groups(one),
             other_groups: groups(other),
         }
-    }
-}
-
-/// The tool rule, if any, that says something about this server which an open endpoint would not hold an agent to.
-fn tool_rule_about(tools: Option<&Tools>, server: &McpServer) -> Option<&'static str> {
-    let tools = tools?;
-    let about = |lines: &[ToolLine]| lines.iter().any(|line| line.pattern.server.matches(&server.name));
-    if about(&tools.deny) {
-        return Some("tools.deny");
-    }
-    if about(&tools.approve) {
-        return Some("tools.approve");
-    }
-    let whole = |line: &ToolLine| line.pattern.server.matches(&server.name) && line.pattern.tool.is_any();
-    match &tools.allow {
-        Some(allow) if !allow.iter().any(whole) => Some("tools.allow"),
-        _ => None,
     }
 }

@@ -65,10 +65,4 @@ impl HostFacts {
     pub fn mcp_server(&self, name: &str) -> Option<&McpServer> {
         self.mcp_servers.iter().find(|server| server.name == name)
     }
-
-    /// The MCP server behind an endpoint.
-    #[must_use]
-    pub fn mcp_server_at(&self, host: &HostName, port: u16) -> Option<&McpServer> {
-        self.mcp_servers.iter().find(|server| server.endpoint.as_ref().is_some_and(|(h, p)| h == host && *p == port))
-    }
 }

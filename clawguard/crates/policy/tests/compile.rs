@@ -421,6 +421,10 @@ proptest! {
             let naive = ranges.iter().any(|(first, bits, p)| {
                 *p == port && u32::from(*bits) >= narrowest && ip >> (32 - u32::from(*bits)) == first >> (32 - u32::from(*bits))
             });
+            // A model's address is held back inside a range, and opened by its own name or address alone.
+            let model = ip == 0xcb00_7142;
+            let exact = ranges.iter().any(|(first, bits, p)| *p == port && *bits == 32 && ip == *first);
+            let naive = naive && (!model || exact);
             let kernel = tcp(&policy, &std::net::Ipv4Addr::from(ip).to_string(), port) == Reason::Allowed;
             prop_assert_eq!(kernel, naive, "{} port {}", std::net::Ipv4Addr::from(ip), port);
         }

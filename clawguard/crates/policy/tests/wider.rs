@@ -58,6 +58,25 @@ proptest! {
             }
         }
     }
+
+    /// Where a contract speaks about tools, a server is open to the kernel only if every tool of it may be called.
+    #[test]
+    fn no_endpoint_is_open_to_more_than_the_tools_that_may_be_called(payload in generate::contract(), facts in generate::facts()) {
+        let (_, contract) = read(&payload);
+        let Ok(policy) = compile(&contract, Hash([7; 32]), &facts.host()) else { return Ok(()) };
+        if contract.guard.tools.is_none() {
+            return Ok(());
+        }
+        for server in &facts.servers {
+            let address = facts.hosts.iter().find(|(name, _)| *name == server.host).map(|(_, address)| *address).unwrap();
+            if reaches(&policy, address, 443, protocol::TCP) {
+                for tool in TOOLS {
+                    let decided = policy.tools.decide(server.name, tool);
+                    prop_assert_eq!(decided, ToolVerdict::Allow, "{}/{}: {}", server.name, tool, payload);
+                }
+            }
+        }
+    }
 }
 
 #[test]

@@ -36,11 +36,7 @@ pub(super) fn of(changes: &mut Changes, old: &Contract, new: &Contract) {
         }
     }
     for tool in before.approve.difference(&after.approve) {
-        if new_tools.allow.is_none() {
-            let text =
-                format!("no longer holds {tool} for a person: an MCP server that egress names may be open as a whole");
-            changes.push(ChangeKind::Widens, TOOLS, text);
-        } else if after.allow.iter().any(|allowed| allowed.overlaps(tool)) {
+        if after.allow.iter().any(|allowed| allowed.overlaps(tool)) {
             changes.push(ChangeKind::Widens, TOOLS, format!("no longer holds {tool} for a person"));
         } else {
             changes.push(ChangeKind::Narrows, TOOLS, format!("no longer allows {tool}, not even with a person"));
@@ -98,14 +94,13 @@ impl<'a> Rules<'a> {
 
 /// Without any word about tools, MCP servers' endpoints are like all others.
 fn presence(changes: &mut Changes, old: Option<&Tools>, new: Option<&Tools>) {
-    let list = |tools: Option<&Tools>| tools.is_some_and(|tools| tools.allow.is_some());
-    match (list(old), list(new)) {
+    match (old.is_some(), new.is_some()) {
         (false, true) => {
-            let text = "lists the tools that are allowed, so that MCP servers are open only through the gateway";
+            let text = "speaks about tools, so that MCP servers are open only as far as it allows them whole";
             changes.push(ChangeKind::Narrows, TOOLS, text);
         }
         (true, false) => {
-            let text = "no longer lists the tools that are allowed: MCP servers that egress names are open as a whole";
+            let text = "no longer speaks about tools: MCP servers that egress names are open as a whole";
             changes.push(ChangeKind::Widens, TOOLS, text);
         }
         _ => {}

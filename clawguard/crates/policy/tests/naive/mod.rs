@@ -202,7 +202,7 @@ pub(crate) fn may_reach(payload: &Value, facts: &Facts, ip: IpAddr, port: u16, p
         special(ip).is_none()
             && names.iter().any(|name| {
                 let spoken_for = pattern.starts_with('*') && named.contains(name);
-                host_is(pattern, name) && !spoken_for && !tools_close(payload, facts, name, port)
+                host_is(pattern, name) && !spoken_for && !tools_close(payload, facts, ip, port)
             })
     };
     let mut by_range = false;
@@ -212,6 +212,9 @@ pub(crate) fn may_reach(payload: &Value, facts: &Facts, ip: IpAddr, port: u16, p
         }
         if let Some(length) = entry.get("cidr").and_then(Value::as_str).and_then(|range| inside(ip, range)) {
             if length == 32 {
+                if tools_close(payload, facts, ip, port) {
+                    continue;
+                }
                 return true;
             }
             by_range |= length >= special(ip).unwrap_or(0);
@@ -225,24 +228,37 @@ pub(crate) fn may_reach(payload: &Value, facts: &Facts, ip: IpAddr, port: u16, p
     for pattern in texts(payload.get("egress_allowlist")) {
         let mut hosts = names.iter().filter(silent).filter(|name| host_is(pattern, name));
         let tls = port == 443 && protocol == "tcp" && special(ip).is_none();
-        if tls && !spoken(pattern) && hosts.any(|name| !tools_close(payload, facts, name, port)) {
+        if tls && !spoken(pattern) && hosts.next().is_some() && !tools_close(payload, facts, ip, port) {
             return true;
         }
     }
-    let model =
-        names.contains(&"api.openai.com") && [("tcp", 443), ("tcp", 80), ("udp", 443)].contains(&(protocol, port));
-    by_range && !model
+    // A range opens no model's address, and no MCP server's: those are named, or not opened.
+    let model = names.contains(&"api.openai.com");
+    let server = port == 443 && servers_at(facts, ip).next().is_some();
+    by_range && !model && !server
 }
 
-/// Whether the contract's words about tools close a server's endpoint.
-fn tools_close(payload: &Value, facts: &Facts, host: &str, port: u16) -> bool {
-    let Some(server) = facts.servers.iter().find(|server| server.host == host && port == 443) else { return false };
-    let Some(tools) = at(payload, &["metadata", "clawguard.v1", "tools"]) else { return false };
-    let about = |name| -> Vec<String> {
-        let all = pairs(tools.get(name), false, false).into_iter();
-        all.filter(|(s, _)| s == "*" || s == server.name).map(|(_, tool)| tool).collect()
-    };
-    !about("deny").is_empty()
-        || !about("approve").is_empty()
-        || (tools.get("allow").is_some() && !about("allow").contains(&"*".to_owned()))
+fn servers_at(facts: &Facts, ip: IpAddr) -> impl Iterator<Item = &Server> {
+    facts.servers.iter().filter(move |server| {
+        facts.hosts.iter().any(|(name, address)| *name == server.host && address.parse::<IpAddr>().unwrap() == ip)
+    })
+}
+
+/// Whether the contract's words about tools close a server's endpoint: they do unless it may be used whole, by anybody's word.
+fn tools_close(payload: &Value, facts: &Facts, ip: IpAddr, port: u16) -> bool {
+    let guard = at(payload, &["metadata", "clawguard.v1"]);
+    let Some(tools) = guard.and_then(|guard| guard.get("tools")) else { return false };
+    port == 443
+        && servers_at(facts, ip).any(|server| {
+            let mine = |value: Option<&Value>| -> Vec<String> {
+                let all = pairs(value, false, false).into_iter();
+                all.filter(|(s, _)| s == "*" || s == server.name).map(|(_, tool)| tool).collect()
+            };
+            let high = server.risk == "high"
+                || list(guard.and_then(|guard| guard.get("groups"))).iter().any(|group| {
+                    group.get("risk").and_then(Value::as_str) == Some("high") && !mine(group.get("tools")).is_empty()
+                });
+            let whole = mine(tools.get("allow")).contains(&"*".to_owned());
+            !whole || high || !mine(tools.get("deny")).is_empty() || !mine(tools.get("approve")).is_empty()
+        })
 }
