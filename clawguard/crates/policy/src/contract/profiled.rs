@@ -70,11 +70,18 @@ enum Meant {
 
 const MCP: &str = "mcp.";
 
+/// OpenClaw's own words for the tools of all MCP servers: the plugin that brings them, and the group of all plugins. OpenClaw
+/// does not tell upper from lower case in them.
+const ALL_MCP: [&str; 2] = ["bundle-mcp", "group:plugins"];
+
 /// `mcp.SERVER.TOOL` and `SERVER/TOOL` are tools of MCP servers; everything else is OpenClaw's, unless it could be meant
 /// for both.
+///
+/// OpenClaw itself calls an MCP tool `SERVER__TOOL`, with other characters than letters, digits, `_` and `-` replaced in
+/// both: which tool such a denial means cannot be told from it, so it is refused.
 fn meant(text: &str, denied: bool) -> Result<Meant, &'static str> {
-    const FORM: &str =
-        "an MCP tool is written mcp.SERVER.TOOL or SERVER/TOOL, where either may be * and TOOL may end in *";
+    const FORM: &str = "an MCP tool is written mcp.SERVER.TOOL or SERVER/TOOL in printable ASCII, where either may be * and \
+                        TOOL may end in *";
     if let Some(rest) = text.strip_prefix(MCP) {
         let (server, tool) = rest.split_once('.').ok_or(FORM)?;
         return match (server.parse(), tool.parse()) {
@@ -85,8 +92,8 @@ fn meant(text: &str, denied: bool) -> Result<Meant, &'static str> {
     if text.contains('/') {
         return text.parse().map(Meant::Mcp).map_err(|_| FORM);
     }
-    if text.is_empty() || text.len() > 256 || text.chars().any(|c| c.is_whitespace() || c.is_control()) {
-        return Err("a tool's name has 1 to 256 bytes and no spaces");
+    if text.is_empty() || text.len() > 256 || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err("a tool's name has 1 to 256 characters of printable ASCII and no spaces");
     }
     // `mcp__crm__get` and the like: another spelling of what the lines above mean.
     if text.get(..3).is_some_and(|start| start.eq_ignore_ascii_case("mcp")) {
@@ -95,14 +102,28 @@ fn meant(text: &str, denied: bool) -> Result<Meant, &'static str> {
             return Err(FORM);
         }
     }
-    match (denied, text.split_once('*')) {
-        // Denied: so are the tools of MCP servers. Allowed: of those nothing is given by so few words.
-        (true, Some(("", ""))) => Ok(Meant::Everything),
-        (true, Some((start, _))) if MCP.starts_with(start) => {
+    // Of MCP tools nothing is given by so few words; what denies them has to be held here too.
+    if !denied {
+        return Ok(Meant::OpenClaw);
+    }
+    if text == "*" || ALL_MCP.iter().any(|word| text.eq_ignore_ascii_case(word)) {
+        return Ok(Meant::Everything);
+    }
+    if text.contains("__") {
+        return Err("OpenClaw calls MCP tools SERVER__TOOL; write what is denied as SERVER/TOOL");
+    }
+    match text.split_once('*') {
+        Some((start, _)) if start.bytes().all(in_openclaws_name) => {
             Err("it could stand for MCP tools as well; write those as SERVER/TOOL, and OpenClaw's own without that *")
         }
         _ => Ok(Meant::OpenClaw),
     }
+}
+
+/// Whether the name that OpenClaw gives to an MCP tool can have this in it: `exec*` could be a server's `exec-mcp__run`,
+/// `tools.elevated.*` is nobody's.
+fn in_openclaws_name(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_'
 }
 
 #[cfg(test)]
@@ -122,11 +143,25 @@ mod tests {
     }
 
     #[test]
+    fn openclaws_words_for_mcp_tools_deny_them_here_too() {
+        for every in ["bundle-mcp", "group:plugins", "Bundle-MCP", "GROUP:plugins"] {
+            assert_eq!(meant(every, true), Ok(Meant::Everything), "{every}");
+            assert_eq!(meant(every, false), Ok(Meant::OpenClaw), "{every}");
+        }
+        for one in ["crm__get_case", "crm__*", "*__send", "a__b__c"] {
+            assert!(meant(one, true).is_err_and(|why| why.contains("SERVER/TOOL")), "{one}");
+            assert_eq!(meant(one, false), Ok(Meant::OpenClaw), "{one}");
+        }
+        assert_eq!(meant("a__b/c", true), Ok(Meant::Mcp("a__b/c".parse().unwrap())));
+    }
+
+    #[test]
     fn what_could_mean_both_is_denied_for_both_or_refused() {
         assert_eq!(meant("*", true), Ok(Meant::Everything));
         assert_eq!(meant("*", false), Ok(Meant::OpenClaw));
-        for unclear in ["m*", "mcp*", "*.send", "*s"] {
+        for unclear in ["m*", "mcp*", "*.send", "*s", "crm*", "bundle-*", "exec_*", "B*"] {
             assert!(meant(unclear, true).is_err(), "{unclear}");
+            assert_eq!(meant(unclear, false), Ok(Meant::OpenClaw), "{unclear}");
         }
         for wrong in
             ["mcp", "mcp.", "mcp.x", "mcp.x.", "mcp..x", "mcp.a/b.c", "mcp__a__b", "MCP.a.b", "a/b/c", "", "a b"]
