@@ -163,9 +163,23 @@ mod tests {
             assert!(meant(unclear, true).is_err(), "{unclear}");
             assert_eq!(meant(unclear, false), Ok(Meant::OpenClaw), "{unclear}");
         }
-        for wrong in
-            ["mcp", "mcp.", "mcp.x", "mcp.x.", "mcp..x", "mcp.a/b.c", "mcp__a__b", "MCP.a.b", "a/b/c", "", "a b"]
-        {
+        for wrong in [
+            "mcp",
+            "mcp.",
+            "mcp.x",
+            "mcp.x.",
+            "mcp..x",
+            "mcp.a/b.c",
+            "mcp__a__b",
+            "MCP.a.b",
+            "a/b/c",
+            "",
+            "a b",
+            "ex\u{435}c",
+            "exec\u{200b}",
+            "mcp.crm.g\u{435}t",
+            "\u{441}rm/get",
+        ] {
             for denied in [true, false] {
                 assert!(meant(wrong, denied).is_err(), "{wrong:?}");
             }

@@ -6,8 +6,11 @@
 //! pattern = server "/" tool         crm-mcp/get_case   crm-mcp/get_*   crm-mcp/*   */http_request   */*
 //! server  = "*" / name              any server, or this one
 //! tool    = name / [name] "*"       this tool, or every tool whose name begins so
-//! name    = 1 to 256 bytes without "*", "/", white space and control characters
+//! name    = 1 to 256 characters of printable ASCII (0x21 to 0x7e) without "*" and "/"
 //! ```
+//!
+//! ASCII, because a denial must not be passed by with a letter that only looks like another, nor with one that shows
+//! nothing.
 //!
 //! `*` stands for any number of characters, none included, and only at the end. Matching is exact: bytes are compared,
 //! upper and lower case differ, nothing is trimmed or decoded. A tool whose name has a `/` in it can only be meant by a
@@ -50,21 +53,21 @@ pub enum NamePattern {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotAPattern {
     /// Not of the form SERVER/TOOL.
-    #[error("a tool is written SERVER/TOOL, where either may be * and TOOL may end in *")]
+    #[error("a tool is written SERVER/TOOL in printable ASCII, where either may be * and TOOL may end in *")]
     Tool,
     /// No server's name.
-    #[error("a server is * or a name of at most 256 bytes without *, / and spaces")]
+    #[error("a server is * or a name of at most 256 bytes of printable ASCII without *, / and spaces")]
     Server,
     /// No tool's name.
-    #[error("a tool's name has at most 256 bytes without / and spaces, and * only at its end")]
+    #[error("a tool's name has at most 256 bytes of printable ASCII without / and spaces, and * only at its end")]
     Name,
 }
 
 const LONGEST: usize = 256;
 
 fn is_name(text: &str) -> bool {
-    let fit = |c: char| c != '*' && c != '/' && !c.is_whitespace() && !c.is_control();
-    !text.is_empty() && text.len() <= LONGEST && text.chars().all(fit)
+    let fit = |byte: u8| byte.is_ascii_graphic() && byte != b'*' && byte != b'/';
+    !text.is_empty() && text.len() <= LONGEST && text.bytes().all(fit)
 }
 
 impl ToolPattern {
@@ -213,7 +216,7 @@ mod tests {
 
     #[test]
     fn patterns_are_written_as_they_are_read() {
-        for text in ["crm-mcp/get_case", "crm-mcp/get_*", "crm-mcp/*", "*/http_request", "*/*", "a.b/c.d", "ä/é*"] {
+        for text in ["crm-mcp/get_case", "crm-mcp/get_*", "crm-mcp/*", "*/http_request", "*/*", "a.b/c.d", "!/~*"] {
             assert_eq!(pattern(text).to_string(), text);
         }
     }
@@ -225,6 +228,16 @@ mod tests {
             ["", "a", "/", "a/", "/b", "a*/b", "a/b*c", "a/*b", "a/**", "a/b/c", "a b/c", "a/b\n", "**/a", &long]
         {
             assert_eq!(wrong.parse::<ToolPattern>(), Err(NotAPattern::Tool), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn names_are_printable_ascii() {
+        // A Cyrillic a, a mark for the other direction, a space of no width, and what ends the ranges.
+        for odd in ["g\u{430}t", "get\u{202e}", "\u{200b}get", "g\u{e9}t", "get\u{7f}", "ge\u{0}t", "\u{feff}get"] {
+            assert_eq!(odd.parse::<NamePattern>(), Err(NotAPattern::Name), "{odd:?}");
+            assert_eq!(format!("{odd}*").parse::<NamePattern>(), Err(NotAPattern::Name), "{odd:?}");
+            assert_eq!(odd.parse::<ServerPattern>(), Err(NotAPattern::Server), "{odd:?}");
         }
     }
 
