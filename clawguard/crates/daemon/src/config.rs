@@ -425,8 +425,10 @@ impl Config {
             if !servers.insert(&server.name) {
                 return wrong(key, "the server is there twice");
             }
-            if format!("mcp:{}", server.name).parse::<policy::Group>().is_err() {
-                return wrong(key, "a server's name has lower-case letters, digits, \"-\", \"_\" and \".\"");
+            // In mcp.SERVER.TOOL the server ends at the first dot, and in the group mcp:SERVER nothing may follow.
+            let split = server.name.contains(['.', ':']);
+            if split || format!("mcp:{}", server.name).parse::<policy::Group>().is_err() {
+                return wrong(key, "a server's name has lower-case letters, digits, \"-\" and \"_\", 60 at most");
             }
             match (&server.url, &server.command) {
                 (Some(url), None) => {
@@ -675,6 +677,8 @@ mod tests {
                 "a tool's name has at most 256 bytes",
             ),
             ("[[mcp.server]]\nname = \"A B\"\nurl = \"https://x.example/\"", "a server's name"),
+            ("[[mcp.server]]\nname = \"graph.v2\"\nurl = \"https://x.example/\"", "a server's name"),
+            ("[[mcp.server]]\nname = \"graph:v2\"\nurl = \"https://x.example/\"", "a server's name"),
         ] {
             let error = parse(text).unwrap_err();
             assert!(error.contains(expected), "{text}: {error}");
