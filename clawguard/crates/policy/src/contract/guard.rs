@@ -1,5 +1,7 @@
 //! What ClawGuard acts on: `metadata["clawguard.v1"]`, and what the other forms say of the same things.
 
+use std::collections::HashSet;
+
 use claw::{Value, time::Instant};
 
 use super::{Error, OpenClaw, TokenRules, Tools, object, registered::GUARD, tools::patterns};
@@ -170,8 +172,9 @@ impl Guard {
             let why = "it is not after not_before: the contract would never be in force".into();
             return Err(Error::Bound { path: fields.path("not_after"), why });
         }
+        let mut names = HashSet::with_capacity(guard.groups.len());
         for (i, spec) in guard.groups.iter().enumerate() {
-            if guard.groups[..i].iter().any(|other| other.name == spec.name) {
+            if !names.insert(&spec.name) {
                 let why = format!("the group {} is defined twice", spec.name);
                 return Err(Error::Bound { path: format!("{}[{i}]", fields.path("groups")), why });
             }
