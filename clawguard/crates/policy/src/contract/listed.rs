@@ -44,9 +44,9 @@ fn lines(fields: &mut Fields<'_>, name: &str, entries: &mut Vec<ToolEntry>) -> R
 fn entry(path: String, item: &Value, found: &mut Vec<ToolLine>) -> Result<ToolEntry, Error> {
     let mut fields = Fields::of(path.clone(), item)?;
     let hash = item.canonical_hash();
-    let kind = fields.required_text("kind")?.to_owned();
+    let kind = fields.required_text("kind")?;
     if kind != MCP {
-        return Ok(ToolEntry { path, kind, server: None, hash });
+        return Ok(ToolEntry { path, kind: short(kind), server: None, hash });
     }
     let wrong =
         |path: String, text: &str, why: NotAPattern| Error::Text { path, text: short(text), why: why.to_string() };
@@ -60,7 +60,7 @@ fn entry(path: String, item: &Value, found: &mut Vec<ToolLine>) -> Result<ToolEn
         found.push(ToolLine { path, pattern: ToolPattern { server: server.clone(), tool } });
     }
     fields.end()?;
-    Ok(ToolEntry { path, kind, server: Some(server), hash })
+    Ok(ToolEntry { path, kind: kind.to_owned(), server: Some(server), hash })
 }
 
 fn model(mut fields: Fields<'_>) -> Result<Model, Error> {
@@ -71,4 +71,16 @@ fn model(mut fields: Fields<'_>) -> Result<Model, Error> {
     };
     fields.end()?;
     Ok(model)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_kind_that_is_not_known_as_much_is_kept_as_is_shown() {
+        let kind = Value::String("k".repeat(1000).into());
+        let item = Value::Object(vec![("kind".into(), kind)]);
+        assert_eq!(entry("allowed_tools[0]".into(), &item, &mut Vec::new()).unwrap().kind.len(), 80);
+    }
 }

@@ -41,7 +41,7 @@ pub(super) fn read(mut fields: Fields<'_>) -> Result<Contract, Error> {
         contract.foreign_metadata = members
             .iter()
             .filter(|(name, _)| &**name != GUARD)
-            .map(|(name, value)| (short(name), value.canonical_hash()))
+            .map(|(name, value)| (name.to_string(), value.canonical_hash()))
             .collect();
         if let Some(guard) = metadata.get(GUARD) {
             contract.guard = Guard::read(guard)?;

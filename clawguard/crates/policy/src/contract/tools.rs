@@ -39,7 +39,7 @@ pub struct ToolLine {
 pub struct ToolEntry {
     /// Where: `allowed_tools[0]`.
     pub path: String,
-    /// `kind`
+    /// `kind`, of which 80 characters are kept.
     pub kind: String,
     /// `server`; an entry of an unknown kind is not read any further.
     pub server: Option<ServerPattern>,
