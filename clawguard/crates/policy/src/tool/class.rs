@@ -14,8 +14,30 @@ const WRITE: [&str; 13] =
 /// Words of tools that change something for good, wherever in a name they stand. Short on purpose: it only has to find
 /// what hides behind a harmless first word, since a first word that is not known is irreversible anyway.
 const FOR_GOOD: [&str; 24] = [
-    "delete", "remove", "drop", "destroy", "purge", "erase", "wipe", "clear", "reset", "replace", "overwrite", "send",
-    "publish", "deploy", "execute", "exec", "run", "kill", "revoke", "grant", "approve", "pay", "refund", "transfer",
+    "delete",
+    "remove",
+    "drop",
+    "destroy",
+    "purge",
+    "erase",
+    "wipe",
+    "clear",
+    "reset",
+    "replace",
+    "overwrite",
+    "send",
+    "publish",
+    "deploy",
+    "execute",
+    "exec",
+    "run",
+    "kill",
+    "revoke",
+    "grant",
+    "approve",
+    "pay",
+    "refund",
+    "transfer",
 ];
 
 /// The class that a tool's name suggests: its first word decides, and a word that is not known means irreversible. A verb
