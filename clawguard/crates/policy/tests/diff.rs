@@ -123,6 +123,46 @@ fn changes_are_told_in_sentences_and_the_widening_first() {
 }
 
 #[test]
+fn what_a_person_may_still_agree_to_is_not_called_gone() {
+    let tools = |rules: &str| registered(&format!("{{\"tools\":{{\"allow\":[],\"approve\":[{rules}]}}}}"));
+    let gone = "narrows: tools: no longer allows crm/get, not even with a person";
+    assert_eq!(told(&tools(r#""crm/get""#), &tools("")), [gone]);
+    assert_eq!(told(&tools(r#""crm/get","crm/a*""#), &tools(r#""crm/a*""#)), [gone]);
+    let left =
+        "narrows: tools: no longer allows crm/get once a person agrees, except for what other lines of approve name";
+    for wide in ["crm/*", "*/get", "crm/g*"] {
+        let line = format!("\"{wide}\"");
+        assert_eq!(told(&tools(&format!("\"crm/get\",{line}")), &tools(&line)), [left], "{wide}");
+    }
+}
+
+#[test]
+fn a_token_has_a_longest_life_where_nobody_says_one() {
+    let life = |of: &str| registered(&format!("{{\"token\":{{{of}}}}}"));
+    let (hour, unsaid) = (life(r#""cst_max_ttl_seconds":3600"#), life(""));
+    assert_eq!(diff(&hour, &unsaid), []);
+    assert_eq!(diff(&unsaid, &hour), []);
+    let text = "token: changes the longest life of a token from 3600 s (unsaid) to 7200 s";
+    assert_eq!(told(&unsaid, &life(r#""cst_max_ttl_seconds":7200"#)), [format!("widens: {text}")]);
+    let text = "token: changes the longest life of a token from 900 s to 3600 s (unsaid)";
+    assert_eq!(told(&life(r#""cst_max_ttl_seconds":900"#), &unsaid), [format!("widens: {text}")]);
+}
+
+#[test]
+fn metadata_of_others_is_told_apart_by_its_whole_name() {
+    let long = "x".repeat(80);
+    let contract = |members: &str| {
+        read(&format!(
+            "{{\"policy_version\":\"1\",\"policy_id\":\"p\",\"issuer_did\":\"did:x\",\"metadata\":{{{members}}}}}"
+        ))
+    };
+    let two = contract(&format!("\"{long}a\":1,\"{long}b\":2"));
+    assert_eq!(diff(&two, &two), []);
+    let changed = contract(&format!("\"{long}a\":1,\"{long}b\":3"));
+    assert_eq!(told(&two, &changed), [format!("changes: metadata.{long}...: changes; it is not ClawGuard's")]);
+}
+
+#[test]
 fn forms_can_be_compared_with_each_other() {
     let listed = read(include_str!("vectors/listed.json"));
     let profiled = read(include_str!("vectors/profiled.json"));

@@ -5,6 +5,7 @@
 //! counts as wider, and says so.
 
 mod egress;
+mod given;
 mod rest;
 mod tools;
 

@@ -1,11 +1,14 @@
 //! Everything that is neither an endpoint nor a tool.
 
-use std::fmt::Display;
+use std::{collections::BTreeMap, fmt::Display};
 
-use claw::time::Instant;
+use claw::{Hash, time::Instant, token::LONGEST_LIFE};
 
 use super::{ChangeKind, Changes};
-use crate::contract::{Contract, DataClasses, Lifetime, Model, TokenRules};
+use crate::{
+    contract::{Contract, DataClasses, Lifetime, Model, TokenRules},
+    read::short,
+};
 
 pub(super) fn of(changes: &mut Changes, old: &Contract, new: &Contract) {
     if old.form != new.form {
@@ -68,12 +71,15 @@ fn token(changes: &mut Changes, old: Option<TokenRules>, new: Option<TokenRules>
     const TOKEN: &str = "token";
     changes.demand(TOKEN, "a token for each job", old.is_some(), new.is_some());
     let (was, is) = (old.unwrap_or_default(), new.unwrap_or_default());
-    let (from, to) = (was.max_ttl_seconds, is.max_ttl_seconds);
-    if from != to {
-        let limit = |seconds: Option<u64>| seconds.map_or_else(|| "any length".into(), |s| format!("{s} s"));
-        let longer = to.is_none_or(|to| from.is_some_and(|from| to > from));
-        let kind = if longer { ChangeKind::Widens } else { ChangeKind::Narrows };
-        changes.push(kind, TOKEN, format!("changes the longest life of a token from {} to {}", limit(from), limit(to)));
+    // Where nobody says, there is a longest life even so.
+    let life = |rules: TokenRules| rules.max_ttl_seconds.unwrap_or(LONGEST_LIFE);
+    if life(was) != life(is) {
+        let limit = |rules: TokenRules| match rules.max_ttl_seconds {
+            Some(seconds) => format!("{seconds} s"),
+            None => format!("{LONGEST_LIFE} s (unsaid)"),
+        };
+        let kind = if life(is) > life(was) { ChangeKind::Widens } else { ChangeKind::Narrows };
+        changes.push(kind, TOKEN, format!("changes the longest life of a token from {} to {}", limit(was), limit(is)));
     }
     changes.demand(TOKEN, "the hash of a token's scope", was.require_scope_hash, is.require_scope_hash);
     changes.demand(TOKEN, "the contract's hash in the token", was.require_pin, is.require_pin);
@@ -128,21 +134,22 @@ fn grants(changes: &mut Changes, path: &str, what: &str, old: Option<&[String]>,
 }
 
 fn foreign(changes: &mut Changes, old: &Contract, new: &Contract) {
-    let find = |contract: &Contract, name: &str| {
-        contract.foreign_metadata.iter().find(|(other, _)| other == name).map(|(_, hash)| *hash)
+    fn members(contract: &Contract) -> BTreeMap<&str, Hash> {
+        contract.foreign_metadata.iter().map(|(name, hash)| (&**name, *hash)).collect()
+    }
+    let (before, after) = (members(old), members(new));
+    let mut push = |name: &str, text| {
+        let cut = if name.chars().count() > 80 { "..." } else { "" };
+        changes.push(ChangeKind::Changes, format!("metadata.{}{cut}", short(name)), text);
     };
-    for (name, hash) in &new.foreign_metadata {
-        match find(old, name) {
-            None => changes.push(ChangeKind::Changes, format!("metadata.{name}"), "is added; it is not ClawGuard's"),
-            Some(was) if was != *hash => {
-                changes.push(ChangeKind::Changes, format!("metadata.{name}"), "changes; it is not ClawGuard's");
-            }
+    for (name, hash) in &after {
+        match before.get(name) {
+            None => push(name, "is added; it is not ClawGuard's"),
+            Some(was) if was != hash => push(name, "changes; it is not ClawGuard's"),
             Some(_) => {}
         }
     }
-    for (name, _) in &old.foreign_metadata {
-        if find(new, name).is_none() {
-            changes.push(ChangeKind::Changes, format!("metadata.{name}"), "is taken away; it was not ClawGuard's");
-        }
+    for name in before.keys().filter(|name| !after.contains_key(*name)) {
+        push(name, "is taken away; it was not ClawGuard's");
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{ChangeKind, Changes};
+use super::{ChangeKind, Changes, given::Given};
 use crate::{
     contract::{Contract, GroupSpec, OpenClawLine, Profile, ToolLine, Tools},
     group::Group,
@@ -28,16 +28,22 @@ pub(super) fn of(changes: &mut Changes, old: &Contract, new: &Contract) {
     for tool in before.deny.difference(&after.deny) {
         changes.push(ChangeKind::Widens, TOOLS, format!("no longer denies {tool}"));
     }
+    let (gave, allows, holds) =
+        (before.given(), Given::of(after.allow.iter().copied()), Given::of(after.approve.iter().copied()));
     for tool in after.approve.difference(&before.approve) {
-        if before.gave(tool) {
+        if before.gave(&gave, tool) {
             changes.push(ChangeKind::Narrows, TOOLS, format!("holds {tool} for a person"));
         } else {
             changes.push(ChangeKind::Widens, TOOLS, format!("allows {tool} once a person agrees"));
         }
     }
     for tool in before.approve.difference(&after.approve) {
-        if after.allow.iter().any(|allowed| allowed.overlaps(tool)) {
+        if allows.overlaps(tool) {
             changes.push(ChangeKind::Widens, TOOLS, format!("no longer holds {tool} for a person"));
+        } else if holds.overlaps(tool) {
+            let text =
+                format!("no longer allows {tool} once a person agrees, except for what other lines of approve name");
+            changes.push(ChangeKind::Narrows, TOOLS, text);
         } else {
             changes.push(ChangeKind::Narrows, TOOLS, format!("no longer allows {tool}, not even with a person"));
         }
@@ -85,10 +91,17 @@ impl<'a> Rules<'a> {
         }
     }
 
+    /// All that it gives, with or without a person.
+    fn given(&self) -> Given<'a> {
+        Given::of(self.allow.iter().chain(&self.approve).copied())
+    }
+
     /// Whether it gave these tools already. A tool of high risk is given only by its exact name.
-    fn gave(&self, tools: &ToolPattern) -> bool {
-        let gave = |given: &&&ToolPattern| given.covers(tools) && (tools.exact().is_none() || given.exact().is_some());
-        self.allow.iter().any(|given| gave(&given)) || self.approve.iter().any(|given| gave(&given))
+    fn gave(&self, given: &Given<'_>, tools: &ToolPattern) -> bool {
+        match tools.exact() {
+            Some(_) => self.allow.contains(tools) || self.approve.contains(tools),
+            None => given.covers(tools),
+        }
     }
 }
 
