@@ -10,7 +10,7 @@ use claw::key::Did;
 use evidence::chain::{Broken, Record, Verifier};
 use serde_json::json;
 
-use super::{Context, Done, Failure};
+use super::{Context, Done, Failure, shown::within};
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -132,7 +132,8 @@ fn tail(context: &Context, lines: usize) -> Done {
             print!("{line}");
         } else {
             let kind = serde_json::to_string(&record.kind).unwrap_or_default();
-            println!("{} {} {} {}", record.seq, record.at, kind.trim_matches('"'), record.body);
+            let text = format!("{} {} {} {}", record.seq, record.at, kind.trim_matches('"'), record.body);
+            println!("{}", within(&text));
         }
     }
     match broken {

@@ -48,7 +48,7 @@ pub(crate) fn run(context: &Context, _: &Arguments) -> Done {
                     Grade::Warn => "warn",
                     Grade::Fail => "FAIL",
                 };
-                vec![grade.into(), finding.what.into(), finding.found.clone()]
+                vec![grade.into(), finding.what.into(), finding.found.replace('\n', " ")]
             })
             .collect();
         table(&["", "WHAT", "FOUND"], &rows)

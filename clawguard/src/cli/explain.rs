@@ -5,7 +5,7 @@ use control::{
     client::encode,
 };
 
-use super::{Context, Done, Failure};
+use super::{Context, Done, Failure, shown::lines};
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -33,8 +33,8 @@ pub(crate) fn run(context: &Context, arguments: &Arguments) -> Done {
     if arguments.follow {
         let each = |data: &str| {
             match serde_json::from_str::<DecisionView>(data) {
-                Ok(view) if !context.json => print!("{}", line(&view)),
-                _ => println!("{data}"),
+                Ok(view) if !context.json => print!("{}", lines(&line(&view))),
+                _ => println!("{}", lines(data)),
             }
             true
         };

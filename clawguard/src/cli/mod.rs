@@ -15,6 +15,7 @@ mod protect;
 mod remote;
 mod run;
 mod shield;
+mod shown;
 mod status;
 mod table;
 mod wpc;
@@ -120,9 +121,14 @@ impl Failure {
             Self::Refused(text) => (4, text),
             Self::Status(status) => return ExitCode::from(status),
         };
-        eprintln!("clawguard: {text}");
+        eprintln!("clawguard: {}", told(&text));
         ExitCode::from(status)
     }
+}
+
+/// An error's text: what it quotes cannot pass for a line of another's.
+fn told(text: &str) -> String {
+    text.lines().map(shown::within).collect::<Vec<_>>().join("\n  ")
 }
 
 impl From<client::Error> for Failure {
@@ -186,9 +192,9 @@ impl Context {
     pub(crate) fn print<T: Serialize>(&self, value: &T, text: impl FnOnce(&T) -> String) -> Done {
         if self.json {
             let json = serde_json::to_string_pretty(value).map_err(|error| Failure::Failed(error.to_string()))?;
-            println!("{json}");
+            println!("{}", shown::lines(&json));
         } else {
-            print!("{}", text(value));
+            print!("{}", shown::lines(&text(value)));
         }
         Ok(())
     }
@@ -243,4 +249,17 @@ fn carry_out(arguments: Arguments) -> Done {
 #[must_use]
 pub fn command() -> clap::Command {
     <Arguments as clap::CommandFactory>::command()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_error_quotes_begins_no_line_of_its_own() {
+        assert_eq!(
+            told("x: \"\u{1b}[2K\rverified\nclawguard: done\""),
+            "x: \"\\u001b[2K\\u000dverified\n  clawguard: done\""
+        );
+    }
 }

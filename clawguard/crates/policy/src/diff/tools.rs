@@ -28,15 +28,14 @@ pub(super) fn of(changes: &mut Changes, old: &Contract, new: &Contract) {
     for tool in before.deny.difference(&after.deny) {
         changes.push(ChangeKind::Widens, TOOLS, format!("no longer denies {tool}"));
     }
-    let (gave, allows, holds) =
-        (before.given(), Given::of(after.allow.iter().copied()), Given::of(after.approve.iter().copied()));
     for tool in after.approve.difference(&before.approve) {
-        if before.gave(&gave, tool) {
+        if before.gave(tool) {
             changes.push(ChangeKind::Narrows, TOOLS, format!("holds {tool} for a person"));
         } else {
             changes.push(ChangeKind::Widens, TOOLS, format!("allows {tool} once a person agrees"));
         }
     }
+    let (allows, holds) = (Given::of(after.allow.iter().copied()), Given::of(after.approve.iter().copied()));
     for tool in before.approve.difference(&after.approve) {
         if allows.overlaps(tool) {
             changes.push(ChangeKind::Widens, TOOLS, format!("no longer holds {tool} for a person"));
@@ -76,6 +75,8 @@ struct Rules<'a> {
     deny: BTreeSet<&'a ToolPattern>,
     approve: BTreeSet<&'a ToolPattern>,
     no_approval: BTreeSet<&'a ToolPattern>,
+    /// What `allow` and `approve` name.
+    given: Given<'a>,
 }
 
 impl<'a> Rules<'a> {
@@ -83,24 +84,21 @@ impl<'a> Rules<'a> {
         fn set(lines: &[ToolLine]) -> BTreeSet<&ToolPattern> {
             lines.iter().map(|line| &line.pattern).collect()
         }
+        let allow = tools.allow.as_deref().unwrap_or_default();
         Self {
-            allow: set(tools.allow.as_deref().unwrap_or_default()),
+            allow: set(allow),
             deny: set(&tools.deny),
             approve: set(&tools.approve),
             no_approval: set(&tools.no_approval),
+            given: Given::of(allow.iter().chain(&tools.approve).map(|line| &line.pattern)),
         }
     }
 
-    /// All that it gives, with or without a person.
-    fn given(&self) -> Given<'a> {
-        Given::of(self.allow.iter().chain(&self.approve).copied())
-    }
-
     /// Whether it gave these tools already. A tool of high risk is given only by its exact name.
-    fn gave(&self, given: &Given<'_>, tools: &ToolPattern) -> bool {
+    fn gave(&self, tools: &ToolPattern) -> bool {
         match tools.exact() {
             Some(_) => self.allow.contains(tools) || self.approve.contains(tools),
-            None => given.covers(tools),
+            None => self.given.covers(tools),
         }
     }
 }
