@@ -24,6 +24,7 @@ use serde_json::{json, value::RawValue};
 use super::{
     Context, Done, Failure,
     remote::{Remote, Which},
+    shown::{cut, lines},
     table::table,
 };
 
@@ -240,7 +241,7 @@ fn show(context: &Context, file: &Path) -> Done {
     if let Some(envelope) = envelope {
         println!("contract {}\nsigned by {} at {}\n", envelope.hash, envelope.signer, envelope.issued_at.format());
     }
-    println!("{}", serde_json::to_string_pretty(&value).unwrap_or_default());
+    println!("{}", lines(&serde_json::to_string_pretty(&value).unwrap_or_default()));
     Ok(())
 }
 
@@ -288,15 +289,9 @@ fn check(context: &Context, file: &Path, config: Option<&Path>) -> Done {
     context.print(&value, |_| {
         let rows: Vec<Vec<String>> = findings
             .iter()
-            .map(|finding| vec![finding.outcome.label().into(), finding.path.clone(), finding.note.clone()])
+            .map(|finding| vec![finding.outcome.label().into(), cut(&finding.path), finding.note.clone()])
             .collect();
-        let signed = match (&envelope, trusted) {
-            (None, _) => "not signed".into(),
-            (Some(envelope), Some(true)) => format!("signed by {}, who is trusted here", envelope.signer),
-            (Some(envelope), _) => {
-                format!("signed by {}, who is NOT trusted here: it would be refused", envelope.signer)
-            }
-        };
+        let signed = signed(envelope.as_ref().map(|envelope| envelope.signer), trusted == Some(true));
         format!(
             "contract {hash}\n{signed}\n\n{}\n{} rules in the kernel; groups: {}\n",
             table(&["OUTCOME", "FIELD", "HOW"], &rows),
@@ -304,7 +299,8 @@ fn check(context: &Context, file: &Path, config: Option<&Path>) -> Done {
             groups.join(" ")
         )
     })?;
-    // What the daemon would not take is no success.
+    // An envelope that the daemon would refuse is no success. A payload is looked at before it is signed: that it would not
+    // be taken as it is has been said above, and is no failure.
     let now = Instant(sys::clock::wall_ns());
     let why = match (trusted, policy.not_before, policy.not_after) {
         (Some(false), _, _) => "its signer is not trusted here",
@@ -313,6 +309,15 @@ fn check(context: &Context, file: &Path, config: Option<&Path>) -> Done {
         _ => return Ok(()),
     };
     Err(refused(&format!("it would be refused: {why}")))
+}
+
+/// By whom a contract is signed, and whether it would be taken for that.
+fn signed(signer: Option<Did>, trusted: bool) -> String {
+    match signer {
+        None => "NOT signed: as it is it would be refused; `clawguard wpc sign` makes the envelope".into(),
+        Some(signer) if trusted => format!("signed by {signer}, who is trusted here"),
+        Some(signer) => format!("signed by {signer}, who is NOT trusted here: it would be refused"),
+    }
 }
 
 /// The hash of an envelope's payload, or of a bare payload.
@@ -402,4 +407,14 @@ fn put_in_force(context: &Context, contract: &str, agent: &str, allow_rollback: 
             view.sockets_destroyed,
         )
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn check_says_that_what_is_not_signed_would_not_be_taken() {
+        assert!(signed(None, false).starts_with("NOT signed: as it is it would be refused"));
+    }
 }
