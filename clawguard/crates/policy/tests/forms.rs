@@ -134,6 +134,19 @@ fn the_profiled_form_of_the_documentation_is_read_as_it_stands() {
 }
 
 #[test]
+fn openclaws_words_for_all_mcp_tools_deny_them_here() {
+    for word in ["*", "bundle-mcp", "group:plugins"] {
+        let text = format!(
+            "{{\"wpc_version\":\"v1\",\"policy_name\":\"p\",\"tools\":{{\"allow\":[\"crm-mcp/get_case\"],\"deny\":[\"{word}\"]}}}}"
+        );
+        let (contract, policy, findings) = checked(&text);
+        assert_eq!(policy.tools.decide("crm-mcp", "get_case"), ToolVerdict::Deny(ToolReason::ToolDenied), "{word}");
+        assert_eq!(contract.guard.openclaw.deny[0].name, word);
+        assert_eq!(dropped(&text, &findings), [""; 0], "{}", lines(&findings));
+    }
+}
+
+#[test]
 fn check_tells_the_documentations_contracts_line_by_line() {
     for (text, golden, file) in [
         (LISTED, include_str!("vectors/listed.findings.txt"), "listed"),
@@ -203,6 +216,10 @@ fn a_contract_has_one_form_and_only_that_forms_fields() {
         (r#"{"wpc_version":"v1","policy_name":"p","tools":{"allow":["mcp.crm"]}}"#, "tools.allow[0]: \"mcp.crm\""),
         (r#"{"wpc_version":"v1","policy_name":"p","tools":{"deny":[1]}}"#, "tools.deny[0] is a number"),
         (r#"{"wpc_version":"v1","policy_name":"p","tools":{"deny":["*.send"]}}"#, "could stand for MCP tools"),
+        (
+            r#"{"wpc_version":"v1","policy_name":"p","tools":{"deny":["crm__get"]}}"#,
+            "write what is denied as SERVER/TOOL",
+        ),
         (
             r#"{"wpc_version":"v1","policy_name":"p","token_binding":{"cst_max_ttl_seconds":9}}"#,
             "token_binding.cst_max_ttl_seconds is unknown",
