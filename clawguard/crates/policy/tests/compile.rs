@@ -278,6 +278,89 @@ fn an_mcp_server_whose_tools_are_restricted_is_not_opened_without_a_gateway() {
 }
 
 #[test]
+fn what_tool_rules_close_is_closed_by_every_way_there() {
+    for tools in
+        [r#"{"deny":["crm-mcp/delete"]}"#, r#"{"allow":["crm-mcp/get_it"]}"#, "{}", r#"{"no_approval":["crm-mcp/x"]}"#]
+    {
+        for egress in [
+            r#"{"host":"crm.example"}"#,
+            r#"{"cidr":"203.0.113.10/32","ports":[443]}"#,
+            r#"{"cidr":"203.0.113.0/24","ports":[443]}"#,
+            r#"{"host":"alias.example"}"#,
+        ] {
+            let mut host = host();
+            host.hosts.insert("alias.example".parse().unwrap(), BTreeSet::from(["203.0.113.10".parse().unwrap()]));
+            let text = payload(None, &format!("{{\"tools\":{tools},\"egress\":[{egress}]}}"));
+            let policy = compile(&read(&text).unwrap(), HASH, &host).unwrap();
+            assert_eq!(tcp(&policy, "203.0.113.10", 443), Reason::NotInContract, "{text}");
+        }
+    }
+}
+
+#[test]
+fn a_wildcard_opens_no_server_of_high_risk() {
+    let whole = payload(None, r#"{"tools":{"allow":["crm-mcp/*"]},"egress":[{"host":"crm.example"}]}"#);
+    let mut host = host();
+    host.mcp_servers[0].risk = Risk::High;
+    let policy = compile(&read(&whole).unwrap(), HASH, &host).unwrap();
+    assert_eq!(tcp(&policy, "203.0.113.10", 443), Reason::NotInContract);
+    // Nor one whose tools the contract itself calls risky.
+    let grouped = policy_of_group("high");
+    assert_eq!(tcp(&grouped, "203.0.113.10", 443), Reason::NotInContract);
+    assert_eq!(tcp(&policy_of_group("low"), "203.0.113.10", 443), Reason::Allowed);
+}
+
+fn policy_of_group(risk: &str) -> Policy {
+    policy(&format!(
+        "{{\"groups\":[{{\"name\":\"g\",\"risk\":\"{risk}\",\"tools\":[\"*/*\"]}}],\
+          \"tools\":{{\"allow\":[\"crm-mcp/*\"]}},\"egress\":[{{\"host\":\"crm.example\"}}]}}"
+    ))
+}
+
+#[test]
+fn a_server_behind_another_ones_port_is_closed_with_it() {
+    let mut host = host();
+    let second = McpServer { name: "vault".into(), ..host.mcp_servers[0].clone() };
+    host.mcp_servers.push(second);
+    let text =
+        payload(None, r#"{"tools":{"allow":["crm-mcp/*"],"deny":["vault/*"]},"egress":[{"host":"crm.example"}]}"#);
+    let policy = compile(&read(&text).unwrap(), HASH, &host).unwrap();
+    assert_eq!(tcp(&policy, "203.0.113.10", 443), Reason::NotInContract);
+}
+
+#[test]
+fn a_range_opens_no_server_and_no_model_inside_it() {
+    let wide = policy(r#"{"egress":[{"cidr":"203.0.113.0/24","ports":[443,8443]}]}"#);
+    assert_eq!(tcp(&wide, "203.0.113.10", 443), Reason::NotInContract);
+    assert_eq!(tcp(&wide, "203.0.113.10", 8443), Reason::Allowed);
+    for port in [443, 8443] {
+        assert_eq!(tcp(&wide, "203.0.113.66", port), Reason::ModelDirect, "{port}");
+    }
+    // Coming in from there is not going out to there.
+    let listening = policy(
+        r#"{"listen":[{"cidr":"203.0.113.66/32","ports":[443]}],"egress":[{"cidr":"203.0.113.0/24","ports":[443]}]}"#,
+    );
+    assert_eq!(tcp(&listening, "203.0.113.66", 443), Reason::ModelDirect);
+}
+
+#[test]
+fn a_contract_that_wants_receipts_opens_no_way_around_them() {
+    for egress in [
+        r#"{"host":"api.openai.com"}"#,
+        r#"{"cidr":"203.0.113.66/32","ports":[8443]}"#,
+        r#"{"cidr":"203.0.113.0/24","ports":[443]}"#,
+        r#"{"cidr":"0.0.0.0/0","ports":[443]}"#,
+        r#"{"cidr":"10.0.0.5/32","ports":[11434],"groups":["model"]}"#,
+    ] {
+        let error = refused(&format!("{{\"model\":{{\"require_proxy_receipts\":true}},\"egress\":[{egress}]}}"));
+        assert!(matches!(&error, Error::Unenforceable { path, .. } if path.ends_with("receipts")), "{egress}: {error}");
+    }
+    policy(
+        r#"{"model":{"require_proxy_receipts":true},"egress":[{"cidr":"10.0.0.0/24","ports":[443]},{"host":"crm.example"}]}"#,
+    );
+}
+
+#[test]
 fn what_a_contract_asks_of_tokens_is_part_of_its_policy() {
     let rules = |guard| policy(guard).token;
     assert_eq!(rules("{}"), None);
