@@ -161,22 +161,17 @@ fn start_job(shared: &Shared, call: &Call) -> Answer<Reply> {
         Some(bytes) => {
             let judged = judge(bytes, &shared.bench(), Use::Once(expected))
                 .inspect_err(|error| shared.lock().contract_refused(&named.0, error))?;
-            shared.load(&judged)?;
-            Some(judged)
+            // Held until the job is under it, or is not.
+            Some((shared.load(&judged)?, judged))
         }
     };
-    let hash = own.as_ref().map(|judged| judged.policy.hash);
+    let hash = own.as_ref().map(|(_, judged)| judged.policy.hash);
     let made = judged_token(shared, &body, &named, hash).and_then(|token| {
-        if let Some(judged) = &own {
-            // While its token was judged, somebody else's end may have taken tables away that nobody was under.
-            shared.load(judged)?;
+        if let Some((_, judged)) = &own {
             shared.lock().accept_for_job(judged)?;
         }
         shared.acknowledged(|core| core.start_job(named, &body, hash, token, &call.peer))
     });
-    if made.is_err() {
-        shared.lock().drop_unused_contracts();
-    }
     made.map(|answer| match Reply::json(&answer) {
         Reply::Json(value) => Reply::Created(value),
         other => other,

@@ -133,25 +133,50 @@ pub(crate) struct Terms {
     pub(crate) actor: Option<switch::Actor>,
 }
 
+/// A contract that somebody loads, and that no job is under yet. Not to be dropped under the lock.
+pub(crate) struct Loading<'a> {
+    shared: &'a Shared,
+    hash: Hash,
+}
+
+impl<'a> Loading<'a> {
+    fn begin(shared: &'a Shared, hash: Hash) -> Self {
+        shared.lock().loading.push(hash);
+        Self { shared, hash }
+    }
+}
+
+impl Drop for Loading<'_> {
+    fn drop(&mut self) {
+        let mut core = self.shared.lock();
+        if let Some(at) = core.loading.iter().position(|hash| *hash == self.hash) {
+            core.loading.swap_remove(at);
+        }
+        core.untidy = true;
+    }
+}
+
 impl Shared {
-    /// Gives the groups of a contract their numbers, writes its tables, and enters it. The lock is not held while the
-    /// tables are written.
-    pub(crate) fn load(&self, judged: &Judged) -> Answer<()> {
+    /// Gives the groups of a contract their numbers, writes its tables, and enters it. The lock is not held while the tables
+    /// are written. Until the answer is dropped, nobody takes the tables away.
+    pub(crate) fn load(&self, judged: &Judged) -> Answer<Loading<'_>> {
         let hash = judged.policy.hash;
+        let loading = Loading::begin(self, hash);
         let numbers = {
             let mut core = self.lock();
             if core.contracts.contains_key(&hash) {
-                return Ok(());
+                return Ok(loading);
             }
             core.number_groups(&judged.policy)?;
             core.ledger.numbers.clone()
         };
         let lowered = lower(&judged.policy, &numbers)?;
         let mut core = self.lock();
-        if core.contracts.contains_key(&hash) {
-            return Ok(());
+        if !core.contracts.contains_key(&hash) {
+            core.enter(judged, lowered)?;
         }
-        core.enter(judged, lowered)
+        drop(core);
+        Ok(loading)
     }
 
     /// What contracts are judged under.
@@ -165,8 +190,9 @@ impl Shared {
         let judged = judge(bytes, &self.bench(), Use::Anew(terms.expected))
             .inspect_err(|error| self.lock().contract_refused(agent, error))?;
         self.lock().check_sequence(&judged.policy, terms)?;
-        self.load(&judged)?;
+        let loading = self.load(&judged)?;
         let view = self.acknowledged(|core| core.use_contract(agent, &judged, terms));
+        drop(loading);
         // What it took to read it need not stay resident.
         drop(judged);
         sys::memory::trim();
@@ -314,7 +340,8 @@ impl Core {
         let agent_slot = self.point(agent, hash)?;
         self.settle_tokens();
         let severed = self.end_disallowed(|fence, job| fence.agent_of(job) == agent_slot)?;
-        self.drop_unused_contracts();
+        // The kernel waits for its readers then, and nobody has to wait with it.
+        self.untidy = true;
         let view = ContractView {
             previous: previous.map(|hash| hash.to_string()),
             sockets_destroyed: severed.destroyed as u64,
@@ -363,6 +390,7 @@ impl Core {
             .values()
             .filter_map(|agent| agent.wpc)
             .chain(self.jobs.values().filter_map(|job| job.wpc))
+            .chain(self.loading.iter().copied())
             .collect();
         let unused: Vec<Hash> = self.contracts.keys().filter(|hash| !used.contains(*hash)).copied().collect();
         for hash in unused {

@@ -45,6 +45,10 @@ pub(crate) struct Core {
     pub(crate) retired: Vec<InForce>,
     pub(crate) agents: BTreeMap<AgentName, Agent>,
     pub(crate) jobs: BTreeMap<fence::JobId, Job>,
+    /// Contracts that somebody loads and that no job is under yet.
+    pub(crate) loading: Vec<Hash>,
+    /// Whether there are tables of contracts that nobody may be under any more.
+    pub(crate) untidy: bool,
     /// When each contract that was loaded since the start ends: nanoseconds, CLOCK_BOOTTIME.
     pub(crate) deadlines: BTreeMap<Hash, u64>,
     /// Whose a job's number was, for records that come after its end.

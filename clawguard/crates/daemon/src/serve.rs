@@ -28,7 +28,7 @@ use tokio::{
 use crate::{
     audit::{AuditLog, found_record},
     config::{self, AgentMode, Config},
-    contracts::{Terms, Use, judge},
+    contracts::{Loading, Terms, Use, judge},
     core::{Agent, Core, SWITCH, Shared},
     decisions::Recent,
     gateway::{self, Gateway},
@@ -193,6 +193,8 @@ fn start(paths: Paths, config: Config) -> Result<Core, Error> {
         jobs: BTreeMap::new(),
         owners: HashMap::new(),
         serials: HashMap::new(),
+        loading: Vec::new(),
+        untidy: false,
         deadlines: BTreeMap::new(),
         problems: BTreeMap::new(),
         imported_told: std::collections::HashSet::new(),
@@ -269,9 +271,13 @@ fn put_contracts_in_force(shared: &Shared) {
     }
     let wanted: std::collections::BTreeSet<Hash> = core.jobs.values().filter_map(|job| job.wpc).collect();
     drop(core);
+    let mut loading = Vec::new();
     for hash in wanted {
-        if let Err(message) = load_by_hash(shared, hash) {
-            tracing::error!(%hash, message, "a job's own contract is no longer accepted: it reaches nothing");
+        match load_by_hash(shared, hash) {
+            Ok(loaded) => loading.push(loaded),
+            Err(message) => {
+                tracing::error!(%hash, message, "a job's own contract is no longer accepted: it reaches nothing");
+            }
         }
     }
     let mut core = shared.lock();
@@ -289,7 +295,7 @@ fn put_contracts_in_force(shared: &Shared) {
     core.drop_unused_contracts();
 }
 
-fn load_by_hash(shared: &Shared, hash: Hash) -> Result<(), String> {
+fn load_by_hash(shared: &Shared, hash: Hash) -> Result<Loading<'_>, String> {
     let bytes = shared.lock().contract_bytes(hash).map_err(|error| error.message)?;
     let judged = judge(bytes, &shared.bench(), Use::Again(hash)).map_err(|error| error.message)?;
     shared.load(&judged).map_err(|error| error.message)
@@ -304,8 +310,9 @@ fn restore_agent(shared: &Shared, name: &AgentName, configured: Option<&str>) ->
     match (last, configured) {
         (Some(hash), _) if said.as_deref() == configured => {
             let hash: Hash = hash.parse().map_err(|error| format!("{error}"))?;
-            load_by_hash(shared, hash)?;
-            shared.lock().point(name, hash).map(drop).map_err(|error| error.message)
+            let _loading = load_by_hash(shared, hash)?;
+            let pointed = shared.lock().point(name, hash).map(drop);
+            pointed.map_err(|error| error.message)
         }
         (_, Some(wanted)) => {
             let bytes = match wanted.parse::<Hash>() {
@@ -473,6 +480,9 @@ fn tend_gateway(gateway: Option<&mut Gateway>, shared: &Arc<Shared>) {
 /// What is done once a second; most of it only when there is something to do.
 fn on_beat(core: &mut Core, beats: u64, pace: &config::Audit) {
     core.fence.beat();
+    if std::mem::take(&mut core.untidy) {
+        core.drop_unused_contracts();
+    }
     core.tell_expiries();
     core.tell_token_ends();
     core.mind_the_clock(beats > 0 && beats.is_multiple_of(CHECKPOINT_BEATS));

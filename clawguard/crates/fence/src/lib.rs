@@ -285,8 +285,12 @@ impl Fence {
                     let fd = std::os::fd::AsRawFd::as_raw_fd(inner) as u32;
                     sys::bpf::map_update(outer.fd(), &slot, &fd).map_err(Error::system(failed))?;
                 }
-                // An earlier process may have left one there.
-                None => sys::bpf::map_delete(outer.fd(), &slot).map_err(Error::system(failed))?,
+                // An earlier process may have left one there. Looking is cheap; the kernel waits for its readers after a change.
+                None => {
+                    if sys::bpf::map_lookup::<u32, u32>(outer.fd(), &slot).map_err(Error::system(failed))?.is_some() {
+                        sys::bpf::map_delete(outer.fd(), &slot).map_err(Error::system(failed))?;
+                    }
+                }
             }
         }
         let serial = self.new_number();
