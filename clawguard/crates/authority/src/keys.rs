@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File, OpenOptions},
     io,
-    os::unix::fs::{MetadataExt, OpenOptionsExt, chown},
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::{Arc, PoisonError, RwLock},
 };
@@ -126,11 +126,7 @@ impl Directory {
     /// If the directory or a key cannot be made.
     pub fn open(data: &Path) -> io::Result<Self> {
         let directory = Self(data.join("keys"));
-        let fresh = !directory.0.exists();
         sys::file::directory(&directory.0, 0o700)?;
-        if fresh {
-            directory.give_to_owner(&directory.0)?;
-        }
         let _lock = directory.lock()?;
         if !directory.0.join(CONTROLS).exists() {
             directory.put(CONTROLS, &random_key()?.to_jwk())?;
@@ -194,18 +190,7 @@ impl Directory {
     }
 
     fn put(&self, name: &str, content: &str) -> io::Result<()> {
-        let path = self.0.join(name);
-        sys::file::replace(&path, content.as_bytes(), 0o600)?;
-        self.give_to_owner(&path)
-    }
-
-    /// What root makes in a service's directory must be the service's.
-    fn give_to_owner(&self, path: &Path) -> io::Result<()> {
-        let owner = fs::metadata(self.0.parent().unwrap_or(&self.0))?;
-        if fs::metadata(path)?.uid() == owner.uid() {
-            return Ok(());
-        }
-        chown(path, Some(owner.uid()), Some(owner.gid()))
+        sys::file::replace(&self.0.join(name), content.as_bytes(), 0o600)
     }
 
     fn wrong(&self, name: &str, why: &str) -> io::Error {
@@ -215,8 +200,7 @@ impl Directory {
     /// Held while keys are made or replaced.
     fn lock(&self) -> io::Result<File> {
         let path = self.0.join("lock");
-        let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path)?;
-        self.give_to_owner(&path)?;
+        let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)?;
         file.lock()?;
         Ok(file)
     }

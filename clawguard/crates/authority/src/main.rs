@@ -1,11 +1,17 @@
 //! `clawguard-authority`: contracts, tokens and revocations for a fleet, served from one's own host and without privileges.
 #![forbid(unsafe_code)]
 
-use std::{io::Write, net::SocketAddr, path::PathBuf};
+use std::{
+    io::Write,
+    net::SocketAddr,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, bail};
 use authority::{AdminToken, Clock, Ids, Limits, Server, Settings, Tls, keys::Directory};
 use clap::{Args, Parser, Subcommand};
+use nix::unistd::{Gid, Uid, geteuid, setgid, setgroups, setuid};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Registers contracts; issues, binds and revokes job tokens; tells who follows.
@@ -96,8 +102,28 @@ fn main() -> anyhow::Result<()> {
 
 fn directory(arguments: &Keys) -> anyhow::Result<Directory> {
     let data = &arguments.data.data;
-    sys::file::directory(data, 0o700).with_context(|| data.display().to_string())?;
-    Directory::open(data).with_context(|| format!("the keys under {}", data.display()))
+    let inside = as_its_owner(data).with_context(|| data.display().to_string())?;
+    let directory = if inside { Path::new(".") } else { data };
+    sys::file::directory(directory, 0o700).with_context(|| data.display().to_string())?;
+    Directory::open(directory).with_context(|| format!("the keys under {}", data.display()))
+}
+
+/// Root becomes the owner of a directory that is there, and goes into it: whoever owns the directory says what its names
+/// lead to, and must not say so to root. Answers whether this process is in there now.
+///
+/// It goes in first: the directory of a service with a dynamic user lies below one that only root may pass.
+fn as_its_owner(data: &Path) -> anyhow::Result<bool> {
+    if !geteuid().is_root() || !data.exists() {
+        return Ok(false);
+    }
+    std::env::set_current_dir(data)?;
+    let owner = std::fs::metadata(".")?;
+    if owner.uid() != 0 {
+        setgroups(&[]).context("leave root's groups")?;
+        setgid(Gid::from_raw(owner.gid())).context("take its group")?;
+        setuid(Uid::from_raw(owner.uid())).context("become its owner")?;
+    }
+    Ok(true)
 }
 
 fn say(arguments: &Keys, names: &[(&str, String)]) -> anyhow::Result<()> {
@@ -114,7 +140,7 @@ fn say(arguments: &Keys, names: &[(&str, String)]) -> anyhow::Result<()> {
 }
 
 fn serve(arguments: Serve) -> anyhow::Result<()> {
-    if nix::unistd::geteuid().is_root() && !arguments.allow_root {
+    if geteuid().is_root() && !arguments.allow_root {
         bail!(
             "this server faces the network and needs no privileges: run it as a user of its own \
              (systemd/clawguard-authority.service does), or say --allow-root"

@@ -8,7 +8,7 @@ use std::{
     fs,
     io::{Read, Write},
     net::TcpStream,
-    os::unix::fs::PermissionsExt,
+    os::unix::fs::{MetadataExt, PermissionsExt},
     process::{Command, Stdio},
     sync::Arc,
     time::Duration,
@@ -285,4 +285,43 @@ fn the_program_refuses_to_be_root_and_ends_when_it_is_told_to() {
         assert!(!log.contains(word), "the log has a secret in it");
     }
     fs::remove_dir_all(data).unwrap();
+}
+
+#[test]
+fn root_replaces_a_service_s_keys_as_the_service() {
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    // Below a directory that only root may pass, as a dynamic user's is.
+    let private = fresh("private");
+    let (data, victim) = (private.join("data"), private.join("victim"));
+    let keys = data.join("keys");
+    sys::file::directory(&private, 0o700).unwrap();
+    sys::file::directory(&keys, 0o700).unwrap();
+    for directory in [&data, &keys] {
+        std::os::unix::fs::chown(directory, Some(54_321), Some(54_322)).unwrap();
+    }
+    let program = |word: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_clawguard-authority"));
+        command.args([word, "--json", "--data"]).arg(&data).output().unwrap()
+    };
+    for word in ["key", "rotate"] {
+        let output = program(word);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+    for name in ["lock", "controls.jwk", "scope.jwks"] {
+        let found = fs::metadata(keys.join(name)).unwrap();
+        assert_eq!((found.uid(), found.gid(), found.mode() & 0o777), (54_321, 54_322, 0o600), "{name}");
+    }
+    // Names that the service made lead root nowhere.
+    for name in ["lock", "scope.jwks.new"] {
+        let link = keys.join(name);
+        let _ = fs::remove_file(&link);
+        std::os::unix::fs::symlink(&victim, &link).unwrap();
+        assert!(!program("rotate").status.success());
+        assert!(!victim.exists(), "{name}");
+        let _ = fs::remove_file(&link);
+    }
+    assert!(program("rotate").status.success());
+    fs::remove_dir_all(private).unwrap();
 }
