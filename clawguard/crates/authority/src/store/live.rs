@@ -92,6 +92,9 @@ impl Live {
             for hash in effects.forgotten {
                 inner.all.remove(&hash);
             }
+            for revocation in effects.known {
+                inner.all.entry(revocation.hash).or_insert(revocation);
+            }
             for revocation in effects.revoked {
                 inner.all.insert(revocation.hash, Arc::clone(&revocation));
                 inner.recent.push_back(revocation);

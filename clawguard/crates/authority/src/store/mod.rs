@@ -152,7 +152,10 @@ impl Store {
     ) -> Result<Revoked, Error> {
         self.write(move |connection, effects| {
             if let Some(found) = live::find(connection, hash)? {
-                return Ok(Revoked { revocation: Arc::new(found), before: true });
+                // Should memory not have it, it has it from now on.
+                let revocation = Arc::new(found);
+                effects.known.push(Arc::clone(&revocation));
+                return Ok(Revoked { revocation, before: true });
             }
             // A token that was not issued here is none that could be accepted here for longer than any.
             let exp = connection
@@ -386,6 +389,71 @@ mod tests {
         assert!(store.live().find(hash).is_some() && store.live().find(other).is_none());
         store.revoke(other, 1, None, "test".into()).await.unwrap();
         assert!(store.works() && store.live().find(other).is_some());
+        std::fs::remove_dir_all(data).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_write_that_cannot_be_undone_takes_what_it_came_with_along() {
+        let data = fresh("undone");
+        let store = Arc::new(Store::open(&data).unwrap());
+        let (go, wait) = std::sync::mpsc::channel::<()>();
+        let busy = Arc::clone(&store);
+        let busy = tokio::spawn(async move { busy.write(move |_, _| Ok(wait.recv().is_ok())).await });
+        let revoke = |name: &'static str| {
+            let store = Arc::clone(&store);
+            tokio::spawn(async move { store.revoke(TokenHash::of(name), 1, None, "test".into()).await })
+        };
+        let settled = std::time::Duration::from_millis(100);
+        let one = revoke("one");
+        tokio::time::sleep(settled).await;
+        let same = Arc::clone(&store);
+        let bad = tokio::spawn(async move {
+            let work = |connection: &Connection, _: &mut Effects| {
+                connection.execute_batch("INSERT INTO binding VALUES (x'00', 'bad', 1, 1); RELEASE one")?;
+                connection.execute("INSERT INTO nowhere VALUES (1)", [])
+            };
+            same.write(work).await
+        });
+        tokio::time::sleep(settled).await;
+        let two = revoke("two");
+        tokio::time::sleep(settled).await;
+        go.send(()).unwrap();
+        busy.await.unwrap().unwrap();
+        assert!(matches!(bad.await.unwrap(), Err(Error::Sqlite(_))));
+        assert!(matches!(one.await.unwrap(), Err(Error::NotCommitted)));
+        assert!(matches!(two.await.unwrap(), Err(Error::NotCommitted)));
+        assert!(!store.works());
+        let left = "SELECT (SELECT count(*) FROM binding) + (SELECT count(*) FROM revocation)";
+        let left = store.read(move |file| Ok(file.query_row(left, [], |row| row.get::<_, i64>(0))?)).await;
+        assert_eq!(left.unwrap(), 0);
+        assert!(store.live().find(TokenHash::of("one")).is_none());
+        store.revoke(TokenHash::of("one"), 1, None, "test".into()).await.unwrap();
+        assert!(store.works() && store.live().find(TokenHash::of("one")).is_some());
+        std::fs::remove_dir_all(data).unwrap();
+    }
+
+    #[tokio::test]
+    async fn nothing_is_acknowledged_while_memory_may_differ_from_the_file() {
+        let data = fresh("stale");
+        let store = Store::open(&data).unwrap();
+        let (other, next) = (TokenHash::of("other"), TokenHash::of("next"));
+        let file = Connection::open(data.join("store.sqlite")).unwrap();
+        file.execute_batch("ALTER TABLE revocation RENAME TO away").unwrap();
+        assert!(store.write(|connection, _| connection.execute_batch("ROLLBACK")).await.is_err());
+        assert!(matches!(store.issued(next, 1, 2, "{}".into()).await, Err(Error::NotCommitted)));
+        assert!(!store.works());
+        let back = "ALTER TABLE away RENAME TO revocation";
+        file.execute_batch(back).unwrap();
+        let insert = "INSERT INTO revocation (hash, at, exp, by) VALUES (?1, 1, 1, 'test')";
+        file.execute(insert, [other.0]).unwrap();
+        store.issued(next, 1, 2, "{}".into()).await.unwrap();
+        assert!(store.works() && store.live().find(other).is_some());
+
+        // What memory misses all the same is there once somebody revokes it again.
+        file.execute(insert, [next.0]).unwrap();
+        assert!(store.live().find(next).is_none());
+        assert!(store.revoke(next, 2, None, "test".into()).await.unwrap().before);
+        assert!(store.live().find(next).is_some());
         std::fs::remove_dir_all(data).unwrap();
     }
 

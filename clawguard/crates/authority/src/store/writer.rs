@@ -23,7 +23,21 @@ const TOGETHER: usize = 256;
 #[derive(Default)]
 pub(super) struct Effects {
     pub(super) revoked: Vec<Arc<Revocation>>,
+    /// Revoked before, and found in the file again.
+    pub(super) known: Vec<Arc<Revocation>>,
     pub(super) forgotten: Vec<TokenHash>,
+}
+
+impl Effects {
+    fn lengths(&self) -> [usize; 3] {
+        [self.revoked.len(), self.known.len(), self.forgotten.len()]
+    }
+
+    fn truncate(&mut self, [revoked, known, forgotten]: [usize; 3]) {
+        self.revoked.truncate(revoked);
+        self.known.truncate(known);
+        self.forgotten.truncate(forgotten);
+    }
 }
 
 /// Says to who asked whether it was committed.
@@ -68,49 +82,80 @@ impl Writer {
 
 fn write(connection: &Connection, mut waiting: mpsc::Receiver<Job>, live: &Live, works: &AtomicBool) {
     let mut jobs = Vec::with_capacity(TOGETHER);
+    // Whether memory may say something else than the file.
+    let mut stale = false;
     // What comes while one batch is committed is the next batch.
     while waiting.blocking_recv_many(&mut jobs, TOGETHER) > 0 {
-        let mut effects = Effects::default();
-        let mut settles = Vec::with_capacity(jobs.len());
-        if let Err(error) = connection.execute_batch("BEGIN IMMEDIATE") {
+        if let Err(error) = begin(connection, live, &mut stale) {
             tracing::error!(%error, "the store could not begin; nothing of it was acknowledged");
             works.store(false, Ordering::Relaxed);
             jobs.clear();
             continue;
         }
-        for job in jobs.drain(..) {
-            settles.push(one(connection, job, &mut effects));
-        }
-        let committed = connection.execute_batch("COMMIT");
-        works.store(committed.is_ok(), Ordering::Relaxed);
-        match &committed {
-            Ok(()) => live.apply(effects),
-            Err(error) => {
-                tracing::error!(%error, "the store could not commit; nothing of it was acknowledged");
-                let _ = connection.execute_batch("ROLLBACK");
-                // A commit that failed late may be on disk all the same: memory follows the file.
-                if let Err(error) = live.load(connection) {
-                    tracing::error!(%error, "the store cannot be read");
-                }
+        let mut effects = Effects::default();
+        let mut settles = Vec::with_capacity(jobs.len());
+        // Those after one that could not be undone are not begun.
+        let clean = jobs.drain(..).all(|job| {
+            let (settle, clean) = one(connection, job, &mut effects);
+            settles.extend(settle);
+            clean
+        });
+        let committed = clean
+            && connection
+                .execute_batch("COMMIT")
+                .inspect_err(|error| {
+                    tracing::error!(%error, "the store could not commit; nothing of it was acknowledged");
+                })
+                .is_ok();
+        if committed {
+            live.apply(effects);
+        } else {
+            // A commit that failed late may be on disk all the same: memory follows the file.
+            stale = true;
+            if let Err(error) = follow(connection, live, &mut stale) {
+                tracing::error!(%error, "the store cannot be read");
             }
         }
+        works.store(committed, Ordering::Relaxed);
         for settle in settles {
-            settle(committed.is_ok());
+            settle(committed);
         }
     }
 }
 
-/// One job, undone alone if it fails.
-fn one(connection: &Connection, job: Job, effects: &mut Effects) -> Settle {
-    let before = (effects.revoked.len(), effects.forgotten.len());
-    let marked = connection.execute_batch("SAVEPOINT one").is_ok();
-    let (good, settle) = job(connection, effects);
-    if good && marked && connection.execute_batch("RELEASE one").is_ok() {
-        return settle;
+fn begin(connection: &Connection, live: &Live, stale: &mut bool) -> rusqlite::Result<()> {
+    follow(connection, live, stale)?;
+    connection.execute_batch("BEGIN IMMEDIATE")
+}
+
+/// Ends what is left of a transaction and makes memory what the file is, where that may differ.
+fn follow(connection: &Connection, live: &Live, stale: &mut bool) -> rusqlite::Result<()> {
+    if !connection.is_autocommit() {
+        connection.execute_batch("ROLLBACK")?;
     }
-    let _ = connection.execute_batch("ROLLBACK TO one; RELEASE one");
-    effects.revoked.truncate(before.0);
-    effects.forgotten.truncate(before.1);
+    if *stale {
+        live.load(connection)?;
+        *stale = false;
+    }
+    Ok(())
+}
+
+/// One job, undone alone if it fails. Answers also whether nothing is left of one that failed.
+fn one(connection: &Connection, job: Job, effects: &mut Effects) -> (Option<Settle>, bool) {
+    let before = effects.lengths();
+    if let Err(error) = connection.execute_batch("SAVEPOINT one") {
+        tracing::error!(%error, "a write could not be begun; nothing of what it came with was acknowledged");
+        return (None, false);
+    }
+    let (good, settle) = job(connection, effects);
+    if good && connection.execute_batch("RELEASE one").is_ok() {
+        return (Some(settle), true);
+    }
+    effects.truncate(before);
+    let undone = connection.execute_batch("ROLLBACK TO one; RELEASE one");
+    if let Err(error) = &undone {
+        tracing::error!(%error, "a write could not be undone; nothing of what it came with was acknowledged");
+    }
     // What could not be released is not said to be committed.
-    Box::new(move |_| settle(false))
+    (Some(Box::new(move |_| settle(false))), undone.is_ok())
 }
