@@ -57,8 +57,9 @@ pub(crate) fn check(state: &State, text: &str) -> Result<Checked, Refusal> {
     };
     let now = state.clock.seconds();
     let read = Token::parse(text).map_err(refused)?;
-    if now >= read.claims.exp {
-        return Err(Refusal::unauthorized("TOKEN_EXPIRED", "Token has expired"));
+    let revoked = state.store.live().find(read.hash);
+    if now >= read.claims.exp || read.claims.exp <= state.store.live().pruned() {
+        return Err(expired());
     }
     let keys = state.keys.scope();
     match keys.knows(&read.kid, now) {
@@ -76,8 +77,12 @@ pub(crate) fn check(state: &State, text: &str) -> Result<Checked, Refusal> {
         .and_then(encoding::decode_any)
         .and_then(|bytes| json::parse(&bytes, Limits { bytes: token::LONGEST, depth: 4 }).ok())
         .ok_or_else(|| Refusal::unauthorized("TOKEN_MALFORMED", "the token's payload cannot be read"))?;
-    let revoked = state.store.live().find(token.hash);
     Ok(Checked { token, claims, revoked })
+}
+
+/// The answer for a token that is over, or of which it may be forgotten that it was revoked or bound.
+pub(crate) fn expired() -> Refusal {
+    Refusal::unauthorized("TOKEN_EXPIRED", "Token has expired")
 }
 
 /// What follows `Bearer`.

@@ -65,7 +65,10 @@ async fn follow(state: Arc<State>, after: u64, who: Who, frames: mpsc::Sender<By
 fn still_may(state: &State, who: &Who) -> bool {
     match who {
         Who::Admin => true,
-        Who::Holder { hash, exp, .. } => state.clock.seconds() < *exp && state.store.live().find(*hash).is_none(),
+        Who::Holder { hash, exp, .. } => {
+            let live = state.store.live();
+            state.clock.seconds() < *exp && live.find(*hash).is_none() && live.pruned() < *exp
+        }
     }
 }
 

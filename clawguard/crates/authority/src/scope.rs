@@ -272,6 +272,7 @@ pub(crate) async fn bind(state: &State, body: &Value) -> Answer {
             let message = "Token is bound to another binder";
             Err(Refusal::new(StatusCode::CONFLICT, "TOKEN_REPLAYED", message))
         }
+        Bound::Over => Err(access::expired()),
         Bound::Revoked => Err(Refusal::new(StatusCode::FORBIDDEN, "TOKEN_REVOKED", "Token is revoked")),
     }
 }

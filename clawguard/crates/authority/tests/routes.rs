@@ -432,6 +432,43 @@ fn what_concerns_a_token_is_forgotten_a_day_after_it_expired_and_not_before() {
 }
 
 #[test]
+fn a_clock_that_ran_ahead_revives_no_token() {
+    let world = World::new("ahead");
+    let (revoked, bound) = (world.token("control:audit:read", "clawscope.com"), world.token("proxy:call", "clawproxy.com"));
+    world.admin("POST", "/v1/tokens/revoke", &json!({ "token": revoked }).to_string());
+    assert_eq!(world.post("/v1/tokens/bind", &json!({ "token": bound, "binder": "a" })).status, 200);
+    let data = world.stop();
+    let world = World::on(data, |settings| {
+        settings.clock = authority::Clock::new(|| Instant((START + 2 * 86_400) * 1_000_000_000));
+    });
+    let mut tries = 0;
+    while !world.admin("GET", "/v1/revocations/events", "").json()["events"].as_array().unwrap().is_empty() {
+        tries += 1;
+        assert!(tries < 600, "nothing was forgotten");
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    // The clock is right again, and stays so.
+    let mut data = world.stop();
+    for _ in 0..2 {
+        let world = World::on(data, |_| {});
+        for token in [&revoked, &bound] {
+            let introspected = world.post("/v1/tokens/introspect", &json!({ "token": token }));
+            assert_eq!(introspected.error(), (401, "TOKEN_EXPIRED".into()));
+            let again = world.post("/v1/tokens/bind", &json!({ "token": token, "binder": "b" }));
+            assert_eq!(again.error(), (401, "TOKEN_EXPIRED".into()));
+        }
+        let listed = world.call("GET", "/v1/revocations/events", &[("x-cst", &revoked)], "");
+        assert_eq!(listed.error(), (401, "TOKEN_EXPIRED".into()));
+        // Tokens of which nothing was forgotten are as good as before.
+        world.now.fetch_add(1, Ordering::SeqCst);
+        let fresh = world.token("proxy:call", "clawproxy.com");
+        assert_eq!(world.post("/v1/tokens/bind", &json!({ "token": fresh, "binder": "b" })).status, 200);
+        data = world.stop();
+    }
+    std::fs::remove_dir_all(data).unwrap();
+}
+
+#[test]
 fn events_come_in_pages_newest_first() {
     let world = World::new("pages");
     for i in 0..7 {

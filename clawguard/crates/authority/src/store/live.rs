@@ -33,6 +33,8 @@ struct Inner {
     recent: VecDeque<Arc<Revocation>>,
     /// The highest sequence number that is not in `recent`, though it may have been given.
     before_recent: u64,
+    /// Tokens that end as early are over: what was known of them may be forgotten.
+    pruned: u64,
 }
 
 pub(crate) struct Live {
@@ -50,6 +52,12 @@ impl Live {
     /// The revocation of a token.
     pub(crate) fn find(&self, hash: TokenHash) -> Option<Arc<Revocation>> {
         self.inner.read().unwrap_or_else(PoisonError::into_inner).all.get(&hash).cloned()
+    }
+
+    /// Until when tokens may have ended whose revocations and bindings are forgotten. Asked after [`Self::find`] it misses
+    /// nothing.
+    pub(crate) fn pruned(&self) -> u64 {
+        self.inner.read().unwrap_or_else(PoisonError::into_inner).pruned
     }
 
     /// The newest sequence number, and a wake-up at every later one.
@@ -78,8 +86,9 @@ impl Live {
             .optional()?;
         let given = given.unwrap_or(0).max(0) as u64;
         let all = after(connection, 0, usize::MAX)?.into_iter().map(|found| (found.hash, Arc::new(found))).collect();
+        let pruned = pruned(connection)?;
         *self.inner.write().unwrap_or_else(PoisonError::into_inner) =
-            Inner { all, recent: VecDeque::new(), before_recent: given };
+            Inner { all, recent: VecDeque::new(), before_recent: given, pruned };
         self.head.send_replace(given);
         Ok(())
     }
@@ -89,6 +98,7 @@ impl Live {
         let newest = effects.revoked.last().map(|revocation| revocation.sequence);
         {
             let mut inner = self.inner.write().unwrap_or_else(PoisonError::into_inner);
+            inner.pruned = inner.pruned.max(effects.pruned);
             for hash in effects.forgotten {
                 inner.all.remove(&hash);
             }
@@ -126,6 +136,12 @@ pub(super) fn find(connection: &Connection, hash: TokenHash) -> rusqlite::Result
         .prepare_cached("SELECT sequence, hash, at, reason, by FROM revocation WHERE hash = ?1")?
         .query_row([hash.0], revocation)
         .optional()
+}
+
+pub(super) fn pruned(connection: &Connection) -> rusqlite::Result<u64> {
+    let found: Option<i64> =
+        connection.prepare_cached("SELECT until FROM pruned")?.query_row([], |row| row.get(0)).optional()?;
+    Ok(found.unwrap_or(0).max(0) as u64)
 }
 
 fn bounded(number: usize) -> i64 {

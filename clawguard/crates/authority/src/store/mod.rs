@@ -65,6 +65,8 @@ pub(crate) enum Bound {
     Elsewhere,
     /// Not bound: it is revoked.
     Revoked,
+    /// Not bound: whether it was revoked or bound may be forgotten.
+    Over,
 }
 
 /// What became of a contract.
@@ -180,6 +182,9 @@ impl Store {
             if live::find(connection, hash)?.is_some() {
                 return Ok(Bound::Revoked);
             }
+            if exp <= live::pruned(connection)? {
+                return Ok(Bound::Over);
+            }
             let first: Option<String> = connection
                 .prepare_cached("SELECT binder FROM binding WHERE hash = ?1")?
                 .query_row([hash.0], |row| row.get(0))
@@ -216,6 +221,14 @@ impl Store {
     pub(crate) async fn prune(&self, now: u64) -> Result<usize, Error> {
         let until = now.saturating_sub(KEPT) as i64;
         self.write(move |connection, effects| {
+            // A clock that ran ahead takes what is still needed. How far that went is kept with it.
+            let newest = "SELECT max(exp) FROM (SELECT exp FROM revocation UNION ALL SELECT exp FROM binding) WHERE exp < ?1";
+            if let Some(newest) = connection.query_row(newest, [until], |row| row.get::<_, Option<i64>>(0))? {
+                let keep = "INSERT INTO pruned (one, until) VALUES (1, ?1)
+                    ON CONFLICT (one) DO UPDATE SET until = max(until, excluded.until)";
+                connection.execute(keep, [newest])?;
+                effects.pruned = effects.pruned.max(newest.max(0) as u64);
+            }
             let mut gone = connection.prepare_cached("DELETE FROM revocation WHERE exp < ?1 RETURNING hash")?;
             let hashes = gone.query_map([until], |row| row.get(0))?;
             let hashes = hashes.map(|hash| hash.map(TokenHash)).collect::<Result<Vec<_>, _>>()?;

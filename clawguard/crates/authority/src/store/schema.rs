@@ -29,6 +29,11 @@ const TABLES: &str = "
     PRAGMA user_version = 1;
 ";
 
+/// The last `exp` of a revocation or binding that was forgotten: no token that ends as early is good, whatever the clock says.
+const PRUNED: &str = "
+    CREATE TABLE IF NOT EXISTS pruned (one INTEGER PRIMARY KEY CHECK (one = 1), until INTEGER NOT NULL) STRICT;
+";
+
 pub(super) fn open(file: &Path) -> Result<Connection, Error> {
     let trouble = |error| Error::File(file.to_owned(), error);
     // SQLite gives its other files the mode of this one.
@@ -46,6 +51,7 @@ pub(super) fn open(file: &Path) -> Result<Connection, Error> {
         VERSION => {}
         later => return Err(Error::Later(later)),
     }
+    connection.execute_batch(PRUNED)?;
     // The file's own name must outlive a power loss as well.
     if let Some(directory) = file.parent() {
         File::open(directory).and_then(|directory| directory.sync_all()).map_err(trouble)?;

@@ -26,6 +26,8 @@ pub(super) struct Effects {
     /// Revoked before, and found in the file again.
     pub(super) known: Vec<Arc<Revocation>>,
     pub(super) forgotten: Vec<TokenHash>,
+    /// Of what was forgotten, the last `exp`.
+    pub(super) pruned: u64,
 }
 
 impl Effects {
