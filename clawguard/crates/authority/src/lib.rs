@@ -12,6 +12,7 @@ mod controls;
 mod follow;
 mod issue;
 pub mod keys;
+mod peers;
 mod reply;
 mod scope;
 mod secret;

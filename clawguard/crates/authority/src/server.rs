@@ -6,7 +6,10 @@ use std::{
     io,
     net::SocketAddr,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -17,7 +20,7 @@ use claw::{
 use hyper::{
     Method, Request, Response, StatusCode,
     body::Incoming,
-    header::{ACCESS_CONTROL_ALLOW_ORIGIN, CACHE_CONTROL, CONTENT_TYPE, HeaderValue},
+    header::{ACCESS_CONTROL_ALLOW_ORIGIN, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderValue},
     server::conn::http1,
     service::service_fn,
 };
@@ -44,6 +47,7 @@ use crate::{
     controls, follow,
     issue::Lane,
     keys::{Directory, Keyring},
+    peers::Peers,
     reply::{Answer, Refusal, Reply, Shape},
     scope,
     stall::Stall,
@@ -73,6 +77,8 @@ pub struct Tls {
 pub struct Limits {
     /// Connections that are served at once; more wait in the socket's queue.
     pub connections: usize,
+    /// Those of one peer among them, where no proxy is in front. Loopback is not counted.
+    pub each: usize,
     /// Followers among them.
     pub streams: usize,
     /// Bytes of a request that registers a contract.
@@ -83,6 +89,12 @@ pub struct Limits {
     pub head: Duration,
     /// For a request's body.
     pub body: Duration,
+    /// For the body of a request that anybody may make.
+    pub stranger: Duration,
+    /// Requests on one connection, before it is closed.
+    pub requests: usize,
+    /// How long a connection may last before an answer closes it.
+    pub lifetime: Duration,
     /// From a request's head to its answer.
     pub request: Duration,
     /// For a peer that takes nothing.
@@ -99,11 +111,15 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections: 512,
+            each: 64,
             streams: 256,
             wpc_bytes: 8 << 20,
             outgoing_kib: 128 << 10,
             head: Duration::from_secs(10),
             body: Duration::from_secs(30),
+            stranger: Duration::from_secs(5),
+            requests: 1000,
+            lifetime: Duration::from_secs(600),
             request: Duration::from_secs(60),
             stall: Duration::from_secs(30),
             answer: Duration::from_secs(120),
@@ -187,6 +203,8 @@ impl State {
 pub struct Server {
     listener: TcpListener,
     tls: Option<TlsAcceptor>,
+    /// Connections of one peer; with a proxy in front all are the proxy's.
+    each: usize,
     state: Arc<State>,
 }
 
@@ -209,6 +227,7 @@ impl Server {
         let store = Store::open(&settings.data)?;
         let listener = TcpListener::bind(settings.listen).await.map_err(system(settings.listen.to_string()))?;
         let limits = settings.limits;
+        let each = if settings.behind_proxy { usize::MAX } else { limits.each };
         let state = State {
             store,
             keys,
@@ -223,7 +242,7 @@ impl Server {
             stop: watch::Sender::new(false),
             _lock: lock,
         };
-        Ok(Self { listener, tls, state: Arc::new(state) })
+        Ok(Self { listener, tls, each, state: Arc::new(state) })
     }
 
     /// Where it listens.
@@ -237,8 +256,9 @@ impl Server {
 
     /// Serves until `stop` is done; then ends what is under way and commits what waits.
     pub async fn run(self, stop: impl Future<Output = ()>) {
-        let Self { listener, tls, state } = self;
+        let Self { listener, tls, each, state } = self;
         let places = Arc::new(Semaphore::new(state.limits.connections));
+        let peers = Arc::new(Peers::default());
         let pruning = tokio::spawn(prune(Arc::clone(&state)));
         tokio::pin!(stop);
         loop {
@@ -251,11 +271,15 @@ impl Server {
                 () = &mut stop => break,
             };
             match accepted {
-                Ok((stream, _)) => {
+                Ok((stream, peer)) => {
+                    let Some(seat) = peers.seat(peer.ip(), each) else {
+                        tracing::debug!(%peer, "a peer has as many connections as one may have");
+                        continue;
+                    };
                     let (state, tls) = (Arc::clone(&state), tls.clone());
                     tokio::spawn(async move {
                         admit(stream, tls, state).await;
-                        drop(place);
+                        drop((place, seat));
                     });
                 }
                 // Out of descriptors, or the peer is gone already: neither ends the server.
@@ -341,9 +365,18 @@ async fn admit(stream: TcpStream, tls: Option<TlsAcceptor>, state: Arc<State>) {
 }
 
 async fn connection(stream: impl AsyncRead + AsyncWrite + Unpin, state: Arc<State>) {
+    let (since, left) = (Instant::now(), AtomicUsize::new(state.limits.requests));
     let service = service_fn(|request| {
         let state = Arc::clone(&state);
-        async move { Ok::<_, Infallible>(answer(&state, request).await) }
+        // One at a time; what a client sends ahead is not begun before.
+        let last = left.fetch_sub(1, Ordering::Relaxed) <= 1;
+        async move {
+            let mut response = answer(&state, request).await;
+            if last || since.elapsed() >= state.limits.lifetime {
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok::<_, Infallible>(response)
+        }
     });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -382,6 +415,7 @@ async fn route(state: &Arc<State>, request: Request<Incoming>) -> Answer {
     let (head, incoming) = request.into_parts();
     let (headers, path) = (&head.headers, head.uri.path());
     let query = || query(head.uri.query());
+    let (patience, stranger) = (state.limits.body, state.limits.body.min(state.limits.stranger));
     // Who may not is told so before a body is read.
     match (&head.method, path) {
         (&Method::GET, "/health") => controls::health(state),
@@ -391,14 +425,16 @@ async fn route(state: &Arc<State>, request: Request<Incoming>) -> Answer {
         (&Method::POST, "/v1/tokens/issue" | "/v1/tokens/issue/canonical") => {
             let who = admin(state, headers)?;
             let lane = if path.ends_with("/canonical") { Lane::Canonical } else { Lane::Legacy };
-            scope::issue(state, &object_of(state, incoming).await?, lane, &who).await
+            scope::issue(state, &object_of(incoming, patience).await?, lane, &who).await
         }
         (&Method::POST, "/v1/tokens/revoke") => {
             let who = admin_or_holder(state, headers, "control:token:revoke", scope_nobody())?;
-            scope::revoke(state, &object_of(state, incoming).await?, &who).await
+            scope::revoke(state, &object_of(incoming, patience).await?, &who).await
         }
-        (&Method::POST, "/v1/tokens/introspect") => scope::introspect(state, &object_of(state, incoming).await?),
-        (&Method::POST, "/v1/tokens/bind") => scope::bind(state, &object_of(state, incoming).await?).await,
+        (&Method::POST, "/v1/tokens/introspect") => {
+            scope::introspect(state, &object_of(incoming, stranger).await?)
+        }
+        (&Method::POST, "/v1/tokens/bind") => scope::bind(state, &object_of(incoming, stranger).await?).await,
         (&Method::GET, "/v1/revocations/events") => {
             admin_or_holder(state, headers, "control:audit:read", scope_nobody())?;
             scope::events(state, &query(), false).await
@@ -427,8 +463,8 @@ fn scope_nobody() -> Refusal {
 }
 
 /// The body of a small request.
-async fn object_of(state: &State, incoming: Incoming) -> Result<Value, Refusal> {
-    let body = body::read(incoming, SMALL, state.limits.body).await?;
+async fn object_of(incoming: Incoming, patience: Duration) -> Result<Value, Refusal> {
+    let body = body::read(incoming, SMALL, patience).await?;
     let value = json::parse(&body, JsonLimits { bytes: SMALL, depth: 8 })
         .map_err(|error| Refusal::bad("INVALID_JSON", format!("Request body must be valid JSON: {error}")))?;
     match value {

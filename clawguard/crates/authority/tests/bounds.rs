@@ -73,6 +73,61 @@ fn a_head_or_body_that_is_too_large_is_refused() {
 }
 
 #[test]
+fn a_stranger_is_waited_for_less_and_keeps_no_connection_for_ever() {
+    let world = World::with("stranger", |settings| {
+        settings.limits.stranger = Duration::from_millis(300);
+        settings.limits.requests = 3;
+    });
+    for path in ["introspect", "bind"] {
+        let raw = Raw::connect(world.address);
+        raw.send(&format!("POST /v1/tokens/{path} HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{{"));
+        let before = std::time::Instant::now();
+        raw.until("BODY_READ_FAILED");
+        assert!(before.elapsed() < Duration::from_secs(20));
+    }
+    let mut client = Client::new(world.address);
+    for closes in [false, false, true] {
+        let reply = client.call("GET", "/health", &[], "").unwrap();
+        assert_eq!((reply.status, reply.head.contains("connection: close")), (200, closes));
+    }
+    assert!(client.call("GET", "/health", &[], "").is_err());
+    let world = World::with("lifetime", |settings| settings.limits.lifetime = Duration::ZERO);
+    assert!(world.get("/health").head.contains("connection: close"));
+}
+
+#[test]
+fn one_peer_does_not_take_every_place() {
+    // An address of this host that is not loopback: nothing is sent to find it.
+    let Ok(socket) = std::net::UdpSocket::bind("0.0.0.0:0") else { return };
+    if socket.connect("192.0.2.1:9").is_err() {
+        return;
+    }
+    let own = socket.local_addr().unwrap().ip();
+    if own.is_loopback() || own.is_unspecified() {
+        return;
+    }
+    let data = fresh("peers");
+    sys::file::directory(&data, 0o700).unwrap();
+    let key = rcgen::KeyPair::generate().unwrap();
+    let params = rcgen::CertificateParams::new(vec!["authority.example".to_owned()]).unwrap();
+    let tls = Tls { certificates: data.join("cert.pem"), key: data.join("key.pem") };
+    fs::write(&tls.certificates, pem("CERTIFICATE", params.self_signed(&key).unwrap().der())).unwrap();
+    fs::write(&tls.key, pem("PRIVATE KEY", &key.serialize_der())).unwrap();
+    let world = World::on(data, |settings| {
+        settings.listen = "0.0.0.0:0".parse().unwrap();
+        settings.tls = Some(tls);
+        settings.limits.each = 2;
+        settings.limits.head = Duration::from_secs(5);
+    });
+    let elsewhere = std::net::SocketAddr::new(own, world.address.port());
+    let held: Vec<Raw> = (0..2).map(|_| Raw::connect(elsewhere)).collect();
+    let before = std::time::Instant::now();
+    assert_eq!(Raw::connect(elsewhere).ended(), "");
+    assert!(before.elapsed() < Duration::from_secs(4), "a third one was served");
+    drop(held);
+}
+
+#[test]
 fn no_more_follow_than_there_is_room_for() {
     let world = World::with("places", |settings| settings.limits.streams = 2);
     let followers: Vec<Raw> = (0..2).map(|_| Raw::get(world.address, "/v1/revocations/stream")).collect();
@@ -116,6 +171,19 @@ fn who_takes_nothing_of_a_large_contract_does_not_keep_it_from_others() {
     assert!(slow.ended().len() < created.body.len(), "all of it was delivered");
 }
 
+fn pem(label: &str, der: &[u8]) -> String {
+    let alphabet = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::new();
+    for three in der.chunks(3) {
+        let bits = (0..3).fold(0_u32, |bits, i| bits << 8 | u32::from(three.get(i).copied().unwrap_or(0)));
+        for i in 0..4 {
+            let at = (bits >> (18 - 6 * i) & 63) as usize;
+            text.push(if i <= three.len() { alphabet[at] as char } else { '=' });
+        }
+    }
+    format!("-----BEGIN {label}-----\n{text}\n-----END {label}-----\n")
+}
+
 #[test]
 fn tls_is_spoken_with_the_certificate_that_was_given() {
     let data = fresh("tls");
@@ -123,18 +191,6 @@ fn tls_is_spoken_with_the_certificate_that_was_given() {
     let key = rcgen::KeyPair::generate().unwrap();
     let params = rcgen::CertificateParams::new(vec!["authority.example".to_owned()]).unwrap();
     let certificate = params.self_signed(&key).unwrap();
-    let pem = |label: &str, der: &[u8]| {
-        let alphabet = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-        let mut text = String::new();
-        for three in der.chunks(3) {
-            let bits = (0..3).fold(0_u32, |bits, i| bits << 8 | u32::from(three.get(i).copied().unwrap_or(0)));
-            for i in 0..4 {
-                let at = (bits >> (18 - 6 * i) & 63) as usize;
-                text.push(if i <= three.len() { alphabet[at] as char } else { '=' });
-            }
-        }
-        format!("-----BEGIN {label}-----\n{text}\n-----END {label}-----\n")
-    };
     let tls = Tls { certificates: data.join("cert.pem"), key: data.join("key.pem") };
     fs::write(&tls.certificates, pem("CERTIFICATE", certificate.der())).unwrap();
     fs::write(&tls.key, pem("PRIVATE KEY", &key.serialize_der())).unwrap();
@@ -220,8 +276,8 @@ fn a_server_starts_only_where_its_secrets_are_its_own() {
     assert_eq!(fs::metadata(&token).unwrap().permissions().mode() & 0o777, 0o600);
     fs::set_permissions(&token, fs::Permissions::from_mode(0o604)).unwrap();
     assert!(AdminToken::read(&token).is_err());
-    fs::write(&token, "short\n").unwrap();
     fs::set_permissions(&token, fs::Permissions::from_mode(0o600)).unwrap();
+    fs::write(&token, "short\n").unwrap();
     assert!(AdminToken::read(&token).is_err());
     fs::remove_dir_all(data).unwrap();
 }
