@@ -170,7 +170,11 @@ fn event_key(revocation: &Revocation) -> String {
 /// `POST /v1/tokens/revoke`
 pub(crate) async fn revoke(state: &State, body: &Value, who: &Who) -> Answer {
     let hash = match (member(body, "token"), member(body, "token_hash")) {
-        (Some(token), _) => TokenHash::of(token),
+        // Another token than the one that was meant would be revoked, and the one that was meant would not.
+        (Some(_), Some(_)) => return Err(Refusal::bad("INVALID_REQUEST", "token or token_hash is expected, not both")),
+        (Some(token), None) => Token::parse(token)
+            .map_err(|error| Refusal::bad("INVALID_REQUEST", format!("token is no token: {error}")))?
+            .hash,
         (None, Some(hash)) => hash
             .to_ascii_lowercase()
             .parse()

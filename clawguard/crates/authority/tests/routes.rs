@@ -432,6 +432,29 @@ fn what_concerns_a_token_is_forgotten_a_day_after_it_expired_and_not_before() {
 }
 
 #[test]
+fn a_revocation_that_does_not_say_which_token_is_refused() {
+    let world = World::new("which");
+    let (token, other) = (world.token("proxy:call", "clawproxy.com"), TokenHash::of("other").to_string());
+    for body in [
+        json!({ "token": token, "token_hash": other }),
+        json!({ "token": token, "token_hash": TokenHash::of(&token).to_string() }),
+        json!({ "token": &token[1..] }),
+        json!({ "token": TokenHash::of(&token).to_string() }),
+        json!({ "token": "" }),
+    ] {
+        let revoked = world.admin("POST", "/v1/tokens/revoke", &body.to_string());
+        assert_eq!(revoked.error(), (400, "INVALID_REQUEST".into()), "{body}");
+    }
+    assert_eq!(world.post("/v1/tokens/introspect", &json!({ "token": token })).json()["active"], json!(true));
+    // Also one that is over, or of another issuer.
+    let elsewhere = Token::issue(Token::parse(&token).unwrap().claims, "legacy", &PrivateKey::from_seed(&[9; 32]));
+    for token in [&token, &elsewhere] {
+        let revoked = world.admin("POST", "/v1/tokens/revoke", &json!({ "token": format!(" {token}\n") }).to_string());
+        assert_eq!(revoked.json()["token_hash"], json!(TokenHash::of(token).to_string()));
+    }
+}
+
+#[test]
 fn a_clock_that_ran_ahead_revives_no_token() {
     let world = World::new("ahead");
     let (revoked, bound) = (world.token("control:audit:read", "clawscope.com"), world.token("proxy:call", "clawproxy.com"));
