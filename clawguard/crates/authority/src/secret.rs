@@ -30,7 +30,8 @@ impl AdminToken {
     ///
     /// # Errors
     ///
-    /// If the file cannot be read, is open to everybody, or what is in it is short enough to be guessed.
+    /// If the file cannot be read, is open to everybody, or what is in it is short enough to be guessed or
+    /// looks like a job token.
     pub fn read(file: &Path) -> io::Result<Self> {
         let wrong = |why: &str| io::Error::new(io::ErrorKind::InvalidData, why.to_owned());
         if fs::metadata(file)?.permissions().mode() & 0o007 != 0 {
@@ -41,6 +42,9 @@ impl AdminToken {
         let text = text.trim();
         if text.len() < SHORTEST || text.chars().any(char::is_whitespace) {
             return Err(wrong("one word of at least 20 characters is expected"));
+        }
+        if text.split('.').count() == 3 {
+            return Err(wrong("with two dots it would be taken for a job token: another one is expected"));
         }
         Ok(Self::new(text))
     }

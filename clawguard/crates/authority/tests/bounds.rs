@@ -277,6 +277,10 @@ fn a_server_starts_only_where_its_secrets_are_its_own() {
     fs::set_permissions(&token, fs::Permissions::from_mode(0o604)).unwrap();
     assert!(AdminToken::read(&token).is_err());
     fs::set_permissions(&token, fs::Permissions::from_mode(0o600)).unwrap();
+    for (text, good) in [("a.word.of-twenty-characters", false), ("a.wo.rd.of-twenty-characters", true)] {
+        fs::write(&token, text).unwrap();
+        assert_eq!(AdminToken::read(&token).is_ok(), good, "{text}");
+    }
     fs::write(&token, "short\n").unwrap();
     assert!(AdminToken::read(&token).is_err());
     fs::remove_dir_all(data).unwrap();
