@@ -417,6 +417,7 @@ mod tests {
             tokio::spawn(async move { store.revoke(TokenHash::of(name), 1, None, "test".into()).await })
         };
         let settled = std::time::Duration::from_millis(100);
+        tokio::time::sleep(settled).await;
         let one = revoke("one");
         tokio::time::sleep(settled).await;
         let same = Arc::clone(&store);
