@@ -22,6 +22,8 @@ use crate::{
 
 /// As deep as an envelope may be (`claw::envelope`).
 const DEEPEST: usize = 32;
+/// Bytes of a contract that is answered without asking for room.
+const SMALL: usize = 64 << 10;
 /// The part of `metadata` that ClawGuard's hosts read and upstream's registry does not.
 const GUARD: &str = "clawguard.v1";
 
@@ -34,18 +36,14 @@ pub(crate) async fn fetch(state: &State, name: &str) -> Answer {
     match state.store.envelope(hash).await {
         Ok(Some(envelope)) => Ok(registered(StatusCode::OK, None, hash, &envelope, room)),
         Ok(None) => Err(Refusal::new(StatusCode::NOT_FOUND, "WPC_NOT_FOUND", "WPC not found")),
-        Err(store::Error::Corrupted) => {
-            tracing::error!(%hash, "a stored contract is not what was stored");
-            let message = "Stored WPC is corrupted";
-            Err(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "WPC_CORRUPTED", message))
-        }
+        Err(store::Error::Corrupted) => Err(corrupted(hash)),
         Err(error) => Err(unavailable(&error)),
     }
 }
 
 /// `POST /v1/wpc`: a payload, signed with this server's key.
 pub(crate) async fn register(state: &Arc<State>, body: Bytes, who: &Who) -> Answer {
-    let (_place, now) = (place(state).await?, state.clock.now());
+    let (place, now) = (place(state).await?, state.clock.now());
     let signer = Arc::clone(state);
     let (hash, envelope) = aside(move || {
         let limits = Limits { bytes: body.len(), depth: DEEPEST };
@@ -62,13 +60,15 @@ pub(crate) async fn register(state: &Arc<State>, body: Bytes, who: &Who) -> Answ
         Ok((hash, Bytes::from(sealed.trim_end().to_owned())))
     })
     .await?;
-    store(state, hash, envelope, who).await
+    let published = publish(state, hash, envelope, who).await?;
+    drop(place);
+    stored(state, hash, &published).await
 }
 
 /// `PUT /v1/wpc/{hash}`: an envelope that was signed elsewhere, stored byte for byte.
 pub(crate) async fn deposit(state: &Arc<State>, name: &str, body: Bytes, who: &Who) -> Answer {
     let wanted = hash_of(name)?;
-    let _place = place(state).await?;
+    let place = place(state).await?;
     let text = body.clone();
     let signer = aside(move || {
         let envelope = Envelope::open(&text, Kind::WorkPolicyContract).map_err(|error| {
@@ -88,38 +88,55 @@ pub(crate) async fn deposit(state: &Arc<State>, name: &str, body: Bytes, who: &W
         Ok(envelope.signer)
     })
     .await?;
-    // The first envelope stays. That of another signer is another statement, which must not pass for stored.
-    match state.store.envelope(wanted).await {
-        Ok(Some(there)) if there != body => {
-            let known = aside(move || Ok(Envelope::open(&there, Kind::WorkPolicyContract).map(|found| found.signer)));
-            if let Ok(known) = known.await?
-                && known != signer
-            {
-                let message = format!("WPC is registered already, signed by {known}; it is not replaced");
-                return Err(Refusal::new(StatusCode::CONFLICT, "WPC_SIGNER_CONFLICT", message));
-            }
+    let published = publish(state, wanted, body.clone(), who).await?;
+    // The first envelope stays. That of another signer is another statement, which must not pass for stored. What the store
+    // kept is asked, and not what was there before: of two that come at once one is the first.
+    if published.envelope != body {
+        let there = published.envelope.clone();
+        let known = aside(move || Ok(Envelope::open(&there, Kind::WorkPolicyContract).map(|found| found.signer)));
+        if let Ok(known) = known.await?
+            && known != signer
+        {
+            let message = format!("WPC is registered already, signed by {known}; it is not replaced");
+            return Err(Refusal::new(StatusCode::CONFLICT, "WPC_SIGNER_CONFLICT", message));
         }
-        Ok(_) => {}
-        Err(error) => return Err(unavailable(&error)),
     }
-    store(state, wanted, body, who).await
+    // Who takes answers slowly does not keep others from being read.
+    drop(place);
+    stored(state, wanted, &published).await
 }
 
-async fn store(state: &State, hash: Hash, envelope: Bytes, who: &Who) -> Answer {
+async fn publish(state: &State, hash: Hash, envelope: Bytes, who: &Who) -> Result<Published, Refusal> {
+    let bytes = envelope.len();
     let published = state.store.publish(hash, envelope, state.clock.seconds(), who.to_string()).await;
-    let Published { existed, envelope } = published.map_err(|error| unavailable(&error))?;
-    if !existed {
-        tracing::info!(%who, %hash, bytes = envelope.len(), "a contract was registered");
+    let published = published.map_err(|error| unavailable(&error))?;
+    if !published.existed {
+        tracing::info!(%who, %hash, bytes, "a contract was registered");
+        return Ok(published);
     }
-    let status = if existed { StatusCode::OK } else { StatusCode::CREATED };
-    let room = room(state, envelope.len()).await?;
-    Ok(registered(status, Some(existed), hash, &envelope, room))
+    aside(move || if Hash::of(&published.envelope) == published.digest { Ok(published) } else { Err(corrupted(hash)) })
+        .await
 }
 
-async fn room(state: &State, bytes: usize) -> Result<OwnedSemaphorePermit, Refusal> {
+async fn stored(state: &State, hash: Hash, published: &Published) -> Answer {
+    let status = if published.existed { StatusCode::OK } else { StatusCode::CREATED };
+    let room = room(state, published.envelope.len()).await?;
+    Ok(registered(status, Some(published.existed), hash, &published.envelope, room))
+}
+
+fn corrupted(hash: Hash) -> Refusal {
+    tracing::error!(%hash, "a stored contract is not what was stored");
+    Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "WPC_CORRUPTED", "Stored WPC is corrupted")
+}
+
+/// Room for an answer. Small ones need none: they do not wait for those who take large ones slowly.
+async fn room(state: &State, bytes: usize) -> Result<Option<OwnedSemaphorePermit>, Refusal> {
+    if bytes <= SMALL {
+        return Ok(None);
+    }
     let kibibytes = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX).min(state.limits.outgoing_kib);
     let room = Arc::clone(&state.outgoing).acquire_many_owned(kibibytes).await;
-    room.map_err(|_| Refusal::busy("the server is stopping"))
+    room.map(Some).map_err(|_| Refusal::busy("the server is stopping"))
 }
 
 /// The answer that carries an envelope, whose bytes are put in as they are.
@@ -128,13 +145,13 @@ fn registered(
     existed: Option<bool>,
     hash: Hash,
     envelope: &[u8],
-    room: OwnedSemaphorePermit,
+    room: Option<OwnedSemaphorePermit>,
 ) -> Reply {
     let existed = existed.map_or(String::new(), |existed| format!("\"existed\":{existed},"));
     let mut body = format!("{{\"ok\":true,{existed}\"policy_hash_b64u\":\"{hash}\",\"envelope\":").into_bytes();
     body.extend_from_slice(envelope);
     body.push(b'}');
-    Reply::Json { status, body: body.into(), cache: None, room: Some(room) }
+    Reply::Json { status, body: body.into(), cache: None, room }
 }
 
 fn hash_of(name: &str) -> Result<Hash, Refusal> {

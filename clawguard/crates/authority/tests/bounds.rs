@@ -185,6 +185,42 @@ fn pem(label: &str, der: &[u8]) -> String {
 }
 
 #[test]
+fn a_small_contract_does_not_wait_for_who_takes_a_large_one_slowly() {
+    let world = World::with("small", |settings| {
+        // Room for one, which is never taken.
+        settings.limits.outgoing_kib = 24 << 10;
+        settings.limits.wpc_bytes = 24 << 20;
+        settings.limits.request = Duration::from_secs(10);
+        settings.limits.farewell = Duration::from_millis(100);
+    });
+    let wpc = |id: &str, size: usize| {
+        let metadata = json!({ "x": "x".repeat(size) });
+        let wpc = json!({ "policy_version": "1", "policy_id": id, "issuer_did": "did:key:z1", "metadata": metadata });
+        json!({ "wpc": wpc }).to_string()
+    };
+    let path = |reply: &common::Reply| format!("/v1/wpc/{}", reply.json()["policy_hash_b64u"].as_str().unwrap());
+    let large = path(&world.admin("POST", "/v1/wpc", &wpc("large", 20 << 20)));
+    let slow = Raw::with(world.address, &large, "");
+    slow.until("\r\n\r\n");
+    let waiting: Vec<_> = (0..2)
+        .map(|_| {
+            let raw = Raw::connect(world.address);
+            let body = wpc("large", 20 << 20);
+            let head = format!("authorization: Bearer {ADMIN}\r\ncontent-length: {}", body.len());
+            raw.send(&format!("POST /v1/wpc HTTP/1.1\r\nhost: x\r\n{head}\r\n\r\n{body}"));
+            raw
+        })
+        .collect();
+    // Nor for two that are registered and have no room for their answer.
+    std::thread::sleep(Duration::from_secs(2));
+    let small = world.admin("POST", "/v1/wpc", &wpc("small", 10));
+    assert_eq!(small.status, 201, "{}", small.body);
+    assert_eq!(world.get(&path(&small)).status, 200);
+    assert_eq!(world.get("/v1/wpc/QmMQ0aNYsYsYsYsYsYsYsYsYsYsYsYsYsYsYsYsYsYs").status, 404);
+    drop((slow, waiting));
+}
+
+#[test]
 fn tls_is_spoken_with_the_certificate_that_was_given() {
     let data = fresh("tls");
     sys::file::directory(&data, 0o700).unwrap();

@@ -432,6 +432,32 @@ fn what_concerns_a_token_is_forgotten_a_day_after_it_expired_and_not_before() {
 }
 
 #[test]
+fn of_two_signers_at_once_one_is_the_first() {
+    let world = World::new("signers");
+    for round in 0..30 {
+        let text = json!({ "policy_version": "1", "policy_id": round.to_string(), "issuer_did": "did:key:z1" }).to_string();
+        let payload = || strict::parse(text.as_bytes(), Limits { bytes: 1 << 20, depth: 32 }).unwrap();
+        let path = format!("/v1/wpc/{}", payload().canonical_hash());
+        let start = std::sync::Barrier::new(4);
+        let mut answers = std::thread::scope(|scope| {
+            let put = |signer: u8| {
+                let key = PrivateKey::from_seed(&[signer; 32]);
+                let issued_at = Instant(START * 1_000_000_000);
+                let sealed = Envelope::seal(payload(), Kind::WorkPolicyContract, &key, issued_at);
+                let (world, start, path) = (&world, &start, &path);
+                scope.spawn(move || {
+                    start.wait();
+                    world.admin("PUT", path, &sealed).status
+                })
+            };
+            (1..=4).map(put).collect::<Vec<_>>().into_iter().map(|thread| thread.join().unwrap()).collect::<Vec<_>>()
+        });
+        answers.sort_unstable();
+        assert_eq!(answers, [201, 409, 409, 409]);
+    }
+}
+
+#[test]
 fn a_revocation_that_does_not_say_which_token_is_refused() {
     let world = World::new("which");
     let (token, other) = (world.token("proxy:call", "clawproxy.com"), TokenHash::of("other").to_string());

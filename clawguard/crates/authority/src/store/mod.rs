@@ -75,6 +75,8 @@ pub(crate) struct Published {
     pub(crate) existed: bool,
     /// The envelope that is stored: the first one.
     pub(crate) envelope: Bytes,
+    /// What it hashed to when it was stored.
+    pub(crate) digest: Hash,
 }
 
 /// The store.
@@ -205,14 +207,15 @@ impl Store {
 
     /// Stores a contract's envelope, unless there is one for that hash.
     pub(crate) async fn publish(&self, hash: Hash, envelope: Bytes, now: u64, by: String) -> Result<Published, Error> {
+        let digest = Hash::of(&envelope);
         self.write(move |connection, _| {
-            if let Some(found) = envelope_of(connection, hash)? {
-                return Ok(Published { existed: true, envelope: found.0 });
+            if let Some((envelope, digest)) = envelope_of(connection, hash)? {
+                return Ok(Published { existed: true, envelope, digest });
             }
             connection
                 .prepare_cached("INSERT INTO wpc (hash, envelope, digest, at, by) VALUES (?1, ?2, ?3, ?4, ?5)")?
-                .execute(params![hash.0, &envelope[..], Hash::of(&envelope).0, now as i64, by])?;
-            Ok(Published { existed: false, envelope })
+                .execute(params![hash.0, &envelope[..], digest.0, now as i64, by])?;
+            Ok(Published { existed: false, envelope, digest })
         })
         .await
     }
