@@ -172,9 +172,11 @@ pub(crate) async fn revoke(state: &State, body: &Value, who: &Who) -> Answer {
     let hash = match (member(body, "token"), member(body, "token_hash")) {
         // Another token than the one that was meant would be revoked, and the one that was meant would not.
         (Some(_), Some(_)) => return Err(Refusal::bad("INVALID_REQUEST", "token or token_hash is expected, not both")),
-        (Some(token), None) => Token::parse(token)
-            .map_err(|error| Refusal::bad("INVALID_REQUEST", format!("token is no token: {error}")))?
-            .hash,
+        (Some(token), None) => {
+            Token::parse(token)
+                .map_err(|error| Refusal::bad("INVALID_REQUEST", format!("token is no token: {error}")))?
+                .hash
+        }
         (None, Some(hash)) => hash
             .to_ascii_lowercase()
             .parse()

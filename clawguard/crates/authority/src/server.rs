@@ -431,9 +431,7 @@ async fn route(state: &Arc<State>, request: Request<Incoming>) -> Answer {
             let who = admin_or_holder(state, headers, "control:token:revoke", scope_nobody())?;
             scope::revoke(state, &object_of(incoming, patience).await?, &who).await
         }
-        (&Method::POST, "/v1/tokens/introspect") => {
-            scope::introspect(state, &object_of(incoming, stranger).await?)
-        }
+        (&Method::POST, "/v1/tokens/introspect") => scope::introspect(state, &object_of(incoming, stranger).await?),
         (&Method::POST, "/v1/tokens/bind") => scope::bind(state, &object_of(incoming, stranger).await?).await,
         (&Method::GET, "/v1/revocations/events") => {
             admin_or_holder(state, headers, "control:audit:read", scope_nobody())?;

@@ -435,7 +435,8 @@ fn what_concerns_a_token_is_forgotten_a_day_after_it_expired_and_not_before() {
 fn of_two_signers_at_once_one_is_the_first() {
     let world = World::new("signers");
     for round in 0..30 {
-        let text = json!({ "policy_version": "1", "policy_id": round.to_string(), "issuer_did": "did:key:z1" }).to_string();
+        let text =
+            json!({ "policy_version": "1", "policy_id": round.to_string(), "issuer_did": "did:key:z1" }).to_string();
         let payload = || strict::parse(text.as_bytes(), Limits { bytes: 1 << 20, depth: 32 }).unwrap();
         let path = format!("/v1/wpc/{}", payload().canonical_hash());
         let start = std::sync::Barrier::new(4);
@@ -483,7 +484,8 @@ fn a_revocation_that_does_not_say_which_token_is_refused() {
 #[test]
 fn a_clock_that_ran_ahead_revives_no_token() {
     let world = World::new("ahead");
-    let (revoked, bound) = (world.token("control:audit:read", "clawscope.com"), world.token("proxy:call", "clawproxy.com"));
+    let (revoked, bound) =
+        (world.token("control:audit:read", "clawscope.com"), world.token("proxy:call", "clawproxy.com"));
     world.admin("POST", "/v1/tokens/revoke", &json!({ "token": revoked }).to_string());
     assert_eq!(world.post("/v1/tokens/bind", &json!({ "token": bound, "binder": "a" })).status, 200);
     let data = world.stop();

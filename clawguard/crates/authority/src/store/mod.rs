@@ -225,7 +225,8 @@ impl Store {
         let until = now.saturating_sub(KEPT) as i64;
         self.write(move |connection, effects| {
             // A clock that ran ahead takes what is still needed. How far that went is kept with it.
-            let newest = "SELECT max(exp) FROM (SELECT exp FROM revocation UNION ALL SELECT exp FROM binding) WHERE exp < ?1";
+            let newest =
+                "SELECT max(exp) FROM (SELECT exp FROM revocation UNION ALL SELECT exp FROM binding) WHERE exp < ?1";
             if let Some(newest) = connection.query_row(newest, [until], |row| row.get::<_, Option<i64>>(0))? {
                 let keep = "INSERT INTO pruned (one, until) VALUES (1, ?1)
                     ON CONFLICT (one) DO UPDATE SET until = max(until, excluded.until)";
