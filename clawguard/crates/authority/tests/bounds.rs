@@ -190,7 +190,7 @@ fn a_small_contract_does_not_wait_for_who_takes_a_large_one_slowly() {
         // Room for one, which is never taken.
         settings.limits.outgoing_kib = 24 << 10;
         settings.limits.wpc_bytes = 24 << 20;
-        settings.limits.request = Duration::from_secs(10);
+        settings.limits.stall = Duration::from_secs(600);
         settings.limits.farewell = Duration::from_millis(100);
     });
     let wpc = |id: &str, size: usize| {
@@ -213,10 +213,13 @@ fn a_small_contract_does_not_wait_for_who_takes_a_large_one_slowly() {
         .collect();
     // Nor for two that are registered and have no room for their answer.
     std::thread::sleep(Duration::from_secs(2));
+    let before = std::time::Instant::now();
     let small = world.admin("POST", "/v1/wpc", &wpc("small", 10));
     assert_eq!(small.status, 201, "{}", small.body);
     assert_eq!(world.get(&path(&small)).status, 200);
     assert_eq!(world.get("/v1/wpc/QmMQ0aNYsYsYsYsYsYsYsYsYsYsYsYsYsYsYsYsYsYs").status, 404);
+    // They would wait until those are given up, after a minute.
+    assert!(before.elapsed() < Duration::from_secs(40));
     drop((slow, waiting));
 }
 
