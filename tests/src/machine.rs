@@ -163,7 +163,7 @@ fn lay_out(package: &Path) {
     {
         fs::create_dir_all(package.join(directory)).unwrap();
     }
-    for executable in ["clawguard", "clawguard-gateway", "probe"] {
+    for executable in ["clawguard", "clawguard-gateway", "clawguard-authority", "probe"] {
         crate::copy(&built(executable), &package.join("usr/bin").join(executable));
     }
     for entry in fs::read_dir(sources).unwrap().flatten() {

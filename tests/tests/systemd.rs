@@ -44,8 +44,13 @@ fn the_shipped_units_are_verified_and_closed() {
     let verified = machine.sh(&format!("systemd-analyze verify --man=no {units}"));
     assert_eq!((verified.status, verified.out.as_str(), verified.err.as_str()), (0, "", ""));
     // Exposure as systemd counts it, times ten (docs/SPECIFICATION.md).
-    for (unit, most) in [("clawguard.service", 48), ("clawguard-gateway.service", 12), ("clawguard-drill.service", 12)]
-    {
+    let exposures = [
+        ("clawguard.service", 48),
+        ("clawguard-gateway.service", 12),
+        ("clawguard-drill.service", 12),
+        ("clawguard-authority.service", 17),
+    ];
+    for (unit, most) in exposures {
         machine
             .ok(&format!("systemd-analyze security --offline=true --threshold={most} /usr/lib/systemd/system/{unit}"));
     }
@@ -73,7 +78,8 @@ fn a_service_is_protected_from_its_first_instruction_and_free_again_when_unprote
     machine.ok("systemctl mask --runtime clawguard.service");
     assert_ne!(machine.sh("systemctl start agent.service").status, 0);
     machine.ok("systemctl unmask --runtime clawguard.service; systemctl start clawguard.service");
-    assert_eq!(says(&machine), FENCED);
+    let again = says(&machine);
+    assert_eq!(again, FENCED, "{}", machine.sh("clawguard explain --last 5; clawguard status").out);
     machine.ok("clawguard unprotect agent.service");
     assert_eq!(says(&machine), FREE);
 }
@@ -140,7 +146,8 @@ fn all_that_a_user_runs_can_be_fenced() {
     machine.ok("clawguard wpc use /run/contract.json --agent agentuser && clawguard protect --whole-user agentuser");
     machine.ok("systemctl start user@4321.service");
     machine.ok("setpriv --reuid=4321 --regid=4321 --clear-groups env XDG_RUNTIME_DIR=/run/user/4321 systemctl --user start own.service");
-    assert_eq!(machine.ok("cat /home/agentuser/said"), FENCED);
+    let said = machine.ok("cat /home/agentuser/said");
+    assert_eq!(said, FENCED, "{}", machine.sh("clawguard explain --last 5; clawguard status").out);
 }
 
 #[test]

@@ -22,7 +22,7 @@ use crate::{
     audit::Ticket,
     contracts::{Terms, Use, judge},
     core::{Answer, Core, Shared, refuse},
-    jobs::Hands,
+    jobs::{Hands, Job},
     tokens::{Case, JobToken},
 };
 
@@ -120,9 +120,13 @@ fn admit(shared: &Shared, call: &Call) -> Answer<()> {
             "call from outside the fence",
         )
     };
-    match shared.lock().hands(&call.peer.cgroup) {
+    let enrols = call.route == Route::StartJob && call.body::<JobBody>()?.enrol_caller;
+    let core = shared.lock();
+    match core.hands(&call.peer.cgroup) {
         Hands::Free => Ok(()),
-        Hands::Slice if call.route == Route::StartJob && call.body::<JobBody>()?.enrol_caller => Ok(()),
+        Hands::Slice if enrols => Ok(()),
+        // A unit that is started again within a moment of its last start.
+        Hands::Job(id) if enrols && core.jobs.get(&id).is_some_and(Job::begins) => Ok(()),
         Hands::Slice => refused("an agent's slice".into()),
         Hands::Job(id) => refused(format!("the job {id}")),
     }

@@ -27,6 +27,9 @@ use crate::{
 /// How long a job may take from being made to having its first process.
 const FIRST_PROCESS: Duration = Duration::from_secs(30);
 
+/// How long a unit's cgroup may be empty between enrolment and its own first process.
+const UNIT_BEGINS: Duration = Duration::from_secs(3);
+
 /// Where a job comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -71,6 +74,19 @@ pub(crate) struct Job {
     pub(crate) token: Option<JobToken>,
     /// Whether it was told that it goes without a token, or no longer by one.
     pub(crate) token_told: bool,
+}
+
+impl Job {
+    /// Whether a unit's job was enrolled only just now: between the enrolling process and the unit's own first one its cgroup is
+    /// empty, and that is not its end.
+    pub(crate) fn begins(&self) -> bool {
+        self.origin == Origin::Unit && self.awaited.is_some_and(|until| Instant::now() < until)
+    }
+
+    /// Whether a unit's cgroup is gone, or another one stands in its place.
+    fn is_former(&self) -> bool {
+        self.origin == Origin::Unit && !cgroup::id(&self.directory).is_ok_and(|id| id == self.enrolled.cgroup)
+    }
 }
 
 /// A job, as a daemon that starts anew finds it.
@@ -120,7 +136,7 @@ impl Core {
         let directory = self.fence.places().cgroup(path);
         let job = self.jobs.iter().find(|(_, job)| directory.starts_with(&job.directory));
         match job {
-            Some((_, job)) if job.over && job.origin == Origin::Unit => Hands::Slice,
+            Some((_, job)) if job.over && job.origin == Origin::Unit || job.is_former() => Hands::Slice,
             Some((id, _)) => Hands::Job(id.clone()),
             None if directory.starts_with(&self.fence.places().agents) => Hands::Slice,
             None => Hands::Free,
@@ -237,8 +253,10 @@ impl Core {
             return refuse(Code::Conflict, format!("there is a job {} already", new.id), "choose another --job");
         }
         // A unit that starts anew in the cgroup of its former life.
-        let former = self.jobs.iter().find(|(_, job)| job.over && job.directory == new.directory);
+        let over = |job: &Job| job.over || job.begins() || job.is_former();
+        let former = self.jobs.iter().find(|(_, job)| over(job) && job.directory == new.directory);
         if let Some(former) = former.map(|(id, _)| id.clone()) {
+            drop(self.finish_job(&former, None));
             self.forget(&former);
         }
         let agent = self.agent(&new.agent)?.clone();
@@ -281,7 +299,11 @@ impl Core {
             origin: new.origin,
             started_at: Self::now().format(),
             over: false,
-            awaited: (new.origin != Origin::Match).then(|| Instant::now() + FIRST_PROCESS),
+            awaited: match new.origin {
+                Origin::Match => None,
+                Origin::Unit => Some(Instant::now() + UNIT_BEGINS),
+                Origin::Run | Origin::Gateway => Some(Instant::now() + FIRST_PROCESS),
+            },
             denials: 0,
             token: new.token,
             token_told: deadline_ns == 0,
@@ -417,7 +439,7 @@ impl Core {
 
     /// Looks after a job whose cgroup changed: somebody came, and may have left again before this was noticed.
     pub(crate) fn stirred(&mut self, id: &JobId) {
-        if let Some(job) = self.jobs.get_mut(id) {
+        if let Some(job) = self.jobs.get_mut(id).filter(|job| !job.begins()) {
             job.awaited = None;
         }
         self.bury(id);
@@ -428,7 +450,9 @@ impl Core {
         let Some(job) = self.jobs.get_mut(id) else { return };
         match cgroup::populated(&job.directory) {
             Ok(true) => {
-                job.awaited = None;
+                if !job.begins() {
+                    job.awaited = None;
+                }
                 return;
             }
             Ok(false) if !job.over && job.awaited.is_some_and(|until| Instant::now() < until) => return,
