@@ -139,10 +139,11 @@ impl Shared {
                 return refuse(Code::Conflict, "the job's contract changed while its token was judged", "try again");
             }
             let enrolled = core.jobs.get(&case.job).map(|job| job.enrolled.clone());
-            // Of two that come at once, the one that counts for longer.
-            let counts = |token| core.token_deadline(case.contract, token);
+            // Of two that come at once, the one that counts for longer. Two clocks are read, so the same token's end differs a
+            // little each time; tokens end at whole seconds.
+            let counts = |token| core.token_deadline(case.contract, token).unwrap_or(0);
             let before = core.jobs.get(&case.job).and_then(|job| job.token.as_ref());
-            if before.is_some() && counts(before) > counts(Some(&token)) {
+            if before.is_some() && counts(before) >= counts(Some(&token)).saturating_add(SECOND) {
                 return refuse(
                     Code::Conflict,
                     "the job's token counts for longer than this one",
