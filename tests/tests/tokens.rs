@@ -228,6 +228,13 @@ fn without_a_way_to_ask_no_token_counts_unless_the_host_says_so() {
     refused(&mut world, "j", &good("j", contract), "TOKEN_REVOCATION_UNKNOWN");
 }
 
+/// Waits until the daemon has seen that a job's last process is gone.
+fn has_ended(world: &World, id: &str) {
+    world.eventually("the job's end", |world| {
+        world.json(&["status"])["jobs"].as_array().unwrap().iter().all(|job| job["id"] != id)
+    });
+}
+
 #[test]
 fn a_token_belongs_to_the_job_that_presented_it_also_after_a_restart() {
     let (mut world, contract) = alone();
@@ -242,9 +249,7 @@ fn a_token_belongs_to_the_job_that_presented_it_also_after_a_restart() {
     // The same job may say it again.
     present(&world, "j", &token).ok();
     drop(first.finish());
-    world.eventually("the job's end", |world| {
-        world.json(&["status"])["jobs"].as_array().unwrap().iter().all(|job| job["id"] != "j")
-    });
+    has_ended(&world, "j");
     refused(&mut world, "j", &token, "TOKEN_REPLAYED");
     world.stop();
     world.start();
@@ -385,6 +390,7 @@ fn a_token_that_another_host_bound_is_a_replayed_one() {
     // An issuer without bindings leaves it to the host's own.
     registry.state().binds = false;
     assert_eq!(job(&world, "j", &token, &["tcp", CRM, "x"]).ok().out, "ok x");
+    has_ended(&world, "j");
     refused(&mut world, "j", &token, "TOKEN_REPLAYED");
 }
 
