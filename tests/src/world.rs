@@ -430,6 +430,15 @@ impl World {
         self.clawguard(&all).ok().json()
     }
 
+    /// Enrols a service's cgroup as its unit does before its first instruction: by root, from inside.
+    pub fn enrol(&self, service: &Service, agent: &str) -> Run {
+        let script = format!("echo 0 > {}/cgroup.procs && exec \"$@\"", service.directory.display());
+        let clawguard = built("clawguard");
+        let mut command = self.command("sh");
+        command.args(["-c", &script, "sh", clawguard.to_str().unwrap(), "enrol", "--agent", agent]);
+        Run::of(&command.stdin(Stdio::null()).output().unwrap())
+    }
+
     /// A payload with this `clawguard.v1`, and the next sequence unless it has one.
     pub fn payload(&mut self, mut guard: Value) -> Value {
         self.sequence += 1;

@@ -83,3 +83,25 @@ fn a_service_that_is_started_again_is_matched_again() {
     world.eventually("the second match", |_| again.run(&["tcp", "203.0.113.99:443", "x"]).out == "EPERM");
     assert_eq!(world.agent("prey", Nobody, &["tcp", "203.0.113.10:443", "x"]).ok().out, "ok x");
 }
+
+#[test]
+fn a_unit_that_starts_again_at_once_is_never_outside_the_fence_and_gets_nothing_more() {
+    let mut world = World::up();
+    world.use_contract("a", contract());
+    world.use_contract("b", json!({ "egress": [{ "host": "evil.example", "ports": [9999] }] }));
+    let service = world.service("restless");
+    world.enrol(&service, "a").ok();
+    std::thread::scope(|scope| {
+        let flood = scope.spawn(|| service.run(&["flood", "2", "203.0.113.99:9999"]).out);
+        for _ in 0..10 {
+            world.enrol(&service, "a").ok();
+            let other = world.enrol(&service, "b");
+            assert!(other.status != 0 && other.err.contains("no agent operates its own fence"), "{other:?}");
+        }
+        let said = flood.join().unwrap();
+        assert!(said.starts_with("ok 0 refused ") && said.ends_with(" other 0"), "{said}");
+    });
+    assert_eq!(world.far.frames(6, 9999), 0);
+    let running = world.json(&["status"])["jobs"].as_array().unwrap().iter().filter(|job| job["agent"] == "a").count();
+    assert_eq!(running, 1);
+}

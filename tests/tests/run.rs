@@ -365,3 +365,13 @@ fn jobs_give_their_room_back() {
     let jobs = left.iter().filter(|path| path.to_str().unwrap().contains("/job-")).count();
     assert_eq!(jobs, 0);
 }
+
+#[test]
+fn a_job_of_the_same_name_may_follow_at_once() {
+    let world = world();
+    for turn in 0..20 {
+        let run = world.clawguard(&["run", "--agent", "a", "--job", "next", "--user", "nobody", "--", "true"]);
+        assert_eq!(run.status, 0, "{turn}: {}", run.err);
+    }
+    assert_eq!(world.audit("job_start").iter().filter(|start| start["job"] == "next").count(), 20);
+}

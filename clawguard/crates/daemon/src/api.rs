@@ -22,7 +22,7 @@ use crate::{
     audit::Ticket,
     contracts::{Terms, Use, judge},
     core::{Answer, Core, Shared, refuse},
-    jobs::{Hands, Job},
+    jobs::Hands,
     tokens::{Case, JobToken},
 };
 
@@ -120,15 +120,15 @@ fn admit(shared: &Shared, call: &Call) -> Answer<()> {
             "call from outside the fence",
         )
     };
-    let enrols = call.route == Route::StartJob && call.body::<JobBody>()?.enrol_caller;
+    let enrols = |body: &JobBody| body.enrol_caller;
+    let body = if call.route == Route::StartJob { Some(call.body::<JobBody>()?).filter(enrols) } else { None };
     let core = shared.lock();
-    match core.hands(&call.peer.cgroup) {
-        Hands::Free => Ok(()),
-        Hands::Slice if enrols => Ok(()),
+    match (core.hands(&call.peer.cgroup), body) {
+        (Hands::Free, _) | (Hands::Slice, Some(_)) => Ok(()),
         // A unit that is started again within a moment of its last start.
-        Hands::Job(id) if enrols && core.jobs.get(&id).is_some_and(Job::begins) => Ok(()),
-        Hands::Slice => refused("an agent's slice".into()),
-        Hands::Job(id) => refused(format!("the job {id}")),
+        (Hands::Job(id), Some(body)) if core.jobs.get(&id).is_some_and(|job| job.is_asked_for_again(&body)) => Ok(()),
+        (Hands::Slice, None) => refused("an agent's slice".into()),
+        (Hands::Job(id), _) => refused(format!("the job {id}")),
     }
 }
 

@@ -85,7 +85,23 @@ impl Job {
 
     /// Whether a unit's cgroup is gone, or another one stands in its place.
     fn is_former(&self) -> bool {
-        self.origin == Origin::Unit && !cgroup::id(&self.directory).is_ok_and(|id| id == self.enrolled.cgroup)
+        self.origin == Origin::Unit && !self.has_its_cgroup()
+    }
+
+    fn has_its_cgroup(&self) -> bool {
+        cgroup::id(&self.directory).is_ok_and(|id| id == self.enrolled.cgroup)
+    }
+
+    /// Whether a job that is made in the same cgroup takes this one's place. In a cgroup of the daemon's own making none does:
+    /// what is left in it would be the new job's.
+    fn gives_way(&self) -> bool {
+        matches!(self.origin, Origin::Unit | Origin::Match) && (self.over || self.begins() || self.is_former())
+    }
+
+    /// Whether an enrolment is the same unit's, started once more: it may ask for nothing that this job did not have.
+    pub(crate) fn is_asked_for_again(&self, body: &JobBody) -> bool {
+        let own = body.id.is_some() || body.wpc_hash.is_some() || body.envelope.is_some();
+        self.begins() && !own && body.agent.as_deref() == Some(self.agent.as_str())
     }
 }
 
@@ -198,9 +214,7 @@ impl Core {
             (None, Some(contract)) if !body.enrol_caller => return Err(self.token_required(&agent, &id, contract)),
             _ => {}
         }
-        if self.jobs.contains_key(&id) {
-            return refuse(Code::Conflict, format!("there is a job {id} already"), "choose another --job");
-        }
+        self.make_room(&id, &directory)?;
         if let Some((token, case)) = &token {
             self.bind_token(token, case, None)?;
         }
@@ -247,18 +261,20 @@ impl Core {
         Ok(directory)
     }
 
+    /// Sees to it that a job's name is free. Who had it last may have ended without that having been noticed.
+    fn make_room(&mut self, id: &JobId, directory: &Path) -> Answer<()> {
+        self.bury(id);
+        match self.jobs.get(id) {
+            Some(job) if !(job.gives_way() && job.directory == directory) => {
+                refuse(Code::Conflict, format!("there is a job {id} already"), "choose another --job")
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Makes a job: recorded first, then fenced, then known.
     pub(crate) fn make_job(&mut self, new: NewJob) -> Answer<Ticket> {
-        if self.jobs.contains_key(&new.id) {
-            return refuse(Code::Conflict, format!("there is a job {} already", new.id), "choose another --job");
-        }
-        // A unit that starts anew in the cgroup of its former life.
-        let over = |job: &Job| job.over || job.begins() || job.is_former();
-        let former = self.jobs.iter().find(|(_, job)| over(job) && job.directory == new.directory);
-        if let Some(former) = former.map(|(id, _)| id.clone()) {
-            drop(self.finish_job(&former, None));
-            self.forget(&former);
-        }
+        self.make_room(&new.id, &new.directory)?;
         let agent = self.agent(&new.agent)?.clone();
         let hash = new.wpc.or(agent.wpc);
         let policy = match hash.map(|hash| (hash, self.contracts.get(&hash))) {
@@ -286,6 +302,11 @@ impl Core {
         // Without a contract nothing is allowed anyway.
         let deadline_ns = hash.and_then(|hash| self.token_deadline(hash, new.token.as_ref())).unwrap_or(NEVER);
         let spec = JobSpec { agent: agent.slot, policy, observe, killed, deadline_ns };
+        let former = self.jobs.iter().find(|(_, job)| job.gives_way() && job.directory == new.directory);
+        if let Some(former) = former.map(|(id, _)| id.clone()) {
+            drop(self.finish_job(&former, None));
+            self.forget(&former);
+        }
         let enrolled = self.fence.enrol(&new.directory, spec).map_err(|error| failed("fence the job", &error))?;
         self.owners.insert(enrolled.key, (new.id.clone(), new.agent.clone()));
         if let Err(error) = self.watch.add(&new.id, &new.directory) {
@@ -379,6 +400,9 @@ impl Core {
         }
         fs::write(job.directory.join("cgroup.procs"), pid.to_string())
             .map_err(|error| failed("move the process", &error))?;
+        if let Some(job) = self.jobs.get_mut(&id) {
+            job.awaited = None;
+        }
         Ok((self.job_answer(&id)?, None))
     }
 
@@ -457,10 +481,7 @@ impl Core {
             }
             Ok(false) if !job.over && job.awaited.is_some_and(|until| Instant::now() < until) => return,
             // Whoever comes next into a cgroup that was matched is the agent too.
-            Ok(false)
-                if job.origin == Origin::Match
-                    && cgroup::id(&job.directory).is_ok_and(|id| id == job.enrolled.cgroup) =>
-            {
+            Ok(false) if job.origin == Origin::Match && job.has_its_cgroup() => {
                 return;
             }
             Ok(false) => {}
@@ -477,7 +498,7 @@ impl Core {
             tracing::warn!(%error, job = %id, "the job's cgroup stays, and stays fenced");
             return;
         }
-        if cgroup::id(&job.directory).is_ok_and(|id| id == job.enrolled.cgroup) {
+        if job.has_its_cgroup() {
             // systemd's own cgroup of a unit that is stopping, or starting again: it goes when it does.
             return;
         }
@@ -487,7 +508,11 @@ impl Core {
     /// Gives a job's slot back: its cgroup is gone, or about to be another job's.
     fn forget(&mut self, id: &JobId) {
         let Some(job) = self.jobs.get(id).cloned() else { return };
-        if let Err(error) = self.fence.release(&job.enrolled) {
+        let released = match job.has_its_cgroup() {
+            true => self.fence.vacate(&job.enrolled),
+            false => self.fence.release(&job.enrolled),
+        };
+        if let Err(error) = released {
             tracing::warn!(%error, job = %id, "the job's slot stays taken");
             return;
         }

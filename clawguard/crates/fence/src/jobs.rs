@@ -275,11 +275,31 @@ impl Fence {
                 _ => {}
             }
         }
-        self.maps.jobs.set(enrolled.slot, offset_of!(Job, key), 0);
-        self.maps.jobs.set(enrolled.slot, offset_of!(Job, flags), job::OVER);
-        self.free_jobs.push(enrolled.slot);
-        self.raise_generation();
+        self.give_back(enrolled.slot);
         Ok(())
+    }
+
+    /// Gives a job's slot back whose cgroup is about to be another job's. Until then it stays managed, and nobody's: whoever
+    /// is in it reaches nothing.
+    ///
+    /// # Errors
+    ///
+    /// If the table of cgroups cannot be changed; the slot then stays taken.
+    pub fn vacate(&mut self, enrolled: &Enrolled) -> Result<(), Error> {
+        if !self.adopt(enrolled) {
+            return Ok(());
+        }
+        bpf::map_update(self.maps.cgroups.fd(), &enrolled.cgroup, &Cgroup { job: u64::from(JOB_NONE) })
+            .map_err(Error::system("keep a cgroup for its next job"))?;
+        self.give_back(enrolled.slot);
+        Ok(())
+    }
+
+    fn give_back(&mut self, slot: u32) {
+        self.maps.jobs.set(slot, offset_of!(Job, key), 0);
+        self.maps.jobs.set(slot, offset_of!(Job, flags), job::OVER);
+        self.free_jobs.push(slot);
+        self.raise_generation();
     }
 
     /// How many jobs have a slot.
