@@ -3,7 +3,10 @@
 //! Records that change while the kernel reads them consist of 64-bit words, each of which userspace writes by one
 //! atomic store through a memory mapping; nothing relies on two words changing together.
 
-use crate::Addr;
+use crate::{
+    Addr,
+    hello::{GREETING_BUFFER, Reader},
+};
 
 /// How many words a set of groups has.
 pub const GROUP_WORDS: usize = 4;
@@ -32,6 +35,10 @@ pub const MAX_DECISIONS: u32 = 32_768;
 pub const MAX_DESTINATIONS: u32 = 1024;
 /// Bytes of the event ring.
 pub const EVENT_RING_BYTES: u32 = 1 << 20;
+/// Bytes of the ring of refused names.
+pub const NAME_RING_BYTES: u32 = 1 << 20;
+/// Addresses that answers to DNS questions opened, of all jobs together.
+pub const MAX_LEARNED: u32 = 262_144;
 
 /// A deadline that never comes.
 pub const NEVER: u64 = u64::MAX;
@@ -121,6 +128,10 @@ pub struct Host {
     pub levels: u64,
     /// Groups killed for the whole host.
     pub killed: Groups,
+    /// Port of the DNS guard; 0 while there is none.
+    pub guard_port: u64,
+    /// [`Job::key`] of the job whose sockets answer there.
+    pub guard_key: u64,
 }
 
 /// An agent's state, memory mapped.
@@ -161,6 +172,8 @@ pub mod job {
     pub const OVER: u64 = 2;
     /// The daemon's own test job: judged like any other, counted nowhere.
     pub const CANARY: u64 = 4;
+    /// The gateway's: its own DNS questions go where they are sent.
+    pub const GATEWAY: u64 = 8;
 }
 
 /// What a contract's slot says about it, memory mapped and written before any job points to the slot.
@@ -185,6 +198,8 @@ pub mod policy {
     pub const RANGES: u64 = 2;
     /// There are `listen` rules.
     pub const LISTEN: u64 = 4;
+    /// There are names.
+    pub const NAMES: u64 = 8;
 }
 
 /// A managed cgroup.
@@ -230,8 +245,98 @@ pub mod protocol {
 pub struct ExactKey {
     /// See [`tag`].
     pub tag: u32,
+    /// [`ADDRESS`] for the address itself; [`bound`] for "a name of this rule may be called for there".
+    pub rule: u32,
     /// Canonical form.
     pub addr: Addr,
+}
+
+/// Stands where an address is looked up without a name.
+pub const ADDRESS: u32 = 0;
+
+/// Stands where it is asked whether an address belongs to the names of a rule, by the rule's number.
+#[inline(always)]
+#[must_use]
+pub const fn bound(number: u32) -> u32 {
+    number.wrapping_add(1)
+}
+
+/// Key of the addresses that answers to DNS questions opened: one agent's, under one contract.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Hash)]
+pub struct LearnedKey {
+    /// Slot of the agent.
+    pub agent: u32,
+    /// Slot of the contract.
+    pub policy: u32,
+    /// As in [`ExactKey`].
+    pub place: ExactKey,
+}
+
+/// What an answer opened.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Learned {
+    /// The rule that names it.
+    pub rule: Rule,
+    /// [`PolicyHead::serial`] of the contract under which it was learned.
+    pub serial: u64,
+    /// New flows may begin before this: nanoseconds, CLOCK_BOOTTIME. Those that live may go on.
+    pub expires_ns: u64,
+}
+
+/// Data of the names' LPM trie: what a name must be, from its end.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub struct NameData {
+    /// The port, in network order.
+    pub port: [u8; 2],
+    /// The name from its last byte to its first, in lower case, and a zero. A wildcard ends with the dot before its star.
+    pub reversed: [u8; NAME_ROOM],
+}
+
+/// The longest name (RFC 1035 section 2.3.4, without the root's dot).
+pub const LONGEST_NAME: usize = 253;
+/// A name and the byte that ends it.
+pub const NAME_ROOM: usize = LONGEST_NAME + 1;
+
+impl NameData {
+    /// Bits of a prefix that covers the port and `bytes` of the name.
+    #[inline(always)]
+    #[must_use]
+    pub const fn prefix(bytes: u32) -> u32 {
+        (2 + bytes) * 8
+    }
+}
+
+impl Default for NameData {
+    fn default() -> Self {
+        Self { port: [0; 2], reversed: [0; NAME_ROOM] }
+    }
+}
+
+/// The name that a flow called for, as a key of the names' LPM trie.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Called {
+    /// Bits that count.
+    pub prefix: u32,
+    /// The name and its port.
+    pub data: NameData,
+}
+
+/// What became of a name on a flow: told of each name that is refused.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct NameEvent {
+    /// What was decided.
+    pub key: DecisionKey,
+    /// When: nanoseconds, CLOCK_BOOTTIME.
+    pub at_ns: u64,
+    /// What was called for; empty where nothing was.
+    pub called: Called,
+    /// Zero.
+    pub pad: u32,
 }
 
 /// Data of the ranges' LPM trie. The padding keeps the value, which follows it in the trie's node, aligned.
@@ -264,8 +369,18 @@ pub struct Rule {
     pub number: u32,
     /// [`Reason`](crate::Reason) as a number: 0 allows, anything else denies.
     pub reason: u8,
+    /// See [`rule`].
+    pub flags: u8,
     /// Zero.
-    pub pad: [u8; 3],
+    pub pad: [u8; 2],
+}
+
+/// Flags of a [`Rule`].
+pub mod rule {
+    /// A flow must begin with a TLS ClientHello for a name that the contract allows at its address and port.
+    pub const TLS: u8 = 1;
+    /// The ClientHello may be an encrypted one; its outer name is judged.
+    pub const ECH: u8 = 2;
 }
 
 /// One end of a flow, as it is judged.
@@ -319,6 +434,10 @@ pub struct Stamp {
     pub job: u32,
     /// See [`stamp`].
     pub flags: u32,
+    /// The resolver that it believes to ask; its port is 0 for none.
+    pub resolver: Endpoint,
+    /// Zero.
+    pub pad: u32,
     /// The flow it last carried.
     pub flow: Flow,
 }
@@ -329,6 +448,40 @@ pub mod stamp {
     pub const OUTGOING: u32 = 1;
     /// A kill met its flow: nothing passes until it connects anew, even if the group is restored.
     pub const DEAD: u32 = 2;
+    /// Its ClientHello was judged and has arrived: what follows is not looked at.
+    pub const GREETED: u32 = 4;
+}
+
+/// The beginning of a TLS flow, kept until the other end has it: whatever carries bytes of it must carry these.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Greeting {
+    /// TCP sequence number of the flow's first byte.
+    pub first: u32,
+    /// TCP sequence number of the answer's first byte.
+    pub answer: u32,
+    /// How many bytes of it are here.
+    pub have: u32,
+    /// See [`greeting`].
+    pub stage: u32,
+    /// How many bytes of the answer were looked at.
+    pub answered: u32,
+    /// How far it is read.
+    pub reader: Reader,
+    /// Its bytes.
+    pub bytes: [u8; GREETING_BUFFER],
+}
+
+/// Stages of a [`Greeting`].
+pub mod greeting {
+    /// The ClientHello is being sent.
+    pub const HELLO: u32 = 0;
+    /// It is whole and judged; the server's answer is awaited, before which nothing else is sent.
+    pub const SENT: u32 = 1;
+    /// The server has asked for another ClientHello, which is being sent.
+    pub const AGAIN: u32 = 2;
+    /// The server has answered.
+    pub const ANSWERED: u32 = 3;
 }
 
 /// Key of the decisions of an interval.
@@ -412,18 +565,24 @@ pub struct Stamped {
 
 /// Both sides were built for these sizes.
 const _: () = {
-    assert!(size_of::<Host>() == 72);
+    assert!(size_of::<Host>() == 88);
     assert!(size_of::<Agent>() == 32);
     assert!(size_of::<Job>() == 88);
     assert!(size_of::<PolicyHead>() == 56);
-    assert!(size_of::<ExactKey>() == 20);
+    assert!(size_of::<ExactKey>() == 24);
     assert!(size_of::<RangeData>() == 24);
     assert!(size_of::<Rule>() == 40);
     assert!(size_of::<Endpoint>() == 20);
     assert!(size_of::<Flow>() == 96);
-    assert!(size_of::<Stamp>() == 120);
+    assert!(size_of::<Stamp>() == 144);
     assert!(size_of::<DecisionKey>() == 40);
     assert!(size_of::<DecisionCount>() == 64);
     assert!(size_of::<Event>() == 104);
-    assert!(size_of::<Stamped>() == 128);
+    assert!(size_of::<LearnedKey>() == 32);
+    assert!(size_of::<Learned>() == 56);
+    assert!(size_of::<NameData>() == 256);
+    assert!(size_of::<Called>() == 260);
+    assert!(size_of::<NameEvent>() == 312);
+    assert!(size_of::<Greeting>() == 32 + GREETING_BUFFER);
+    assert!(size_of::<Stamped>() == 152);
 };

@@ -72,6 +72,22 @@ reasons! {
     Internal = 17, "internal";
     /// The job's token has ended: expired, revoked, no longer known to be good, or not there though the contract demands one.
     TokenEnded = 18, "token_ended";
+    /// A TLS flow called for a name that the contract does not allow at its address and port.
+    SniMismatch = 19, "sni_mismatch";
+    /// A TLS flow called for no name.
+    NoSni = 20, "no_sni";
+    /// What a flow began with, where TLS is demanded, is not one well-formed ClientHello, or changed on its way.
+    NotTls = 21, "not_tls";
+    /// A ClientHello that hides its true name.
+    Ech = 22, "ech";
+    /// DNS by another way than the guard's, or through it for a name that the contract does not allow.
+    Dns = 23, "dns";
+    /// UDP to port 443, where the contract does not say `quic`.
+    Quic = 24, "quic";
+    /// The answer that named the address is no longer good.
+    NameExpired = 25, "name_expired";
+    /// An MCP server, other than through the MCP gateway.
+    McpDirect = 26, "mcp_direct";
 }
 
 /// How many reasons the per-agent counters hold; room to grow without a new ABI.
@@ -99,11 +115,19 @@ pub enum Hook {
     Egress = 6,
     /// `cgroup_skb/ingress`
     Ingress = 7,
+    /// `cgroup/recvmsg4`
+    Recvmsg4 = 8,
+    /// `cgroup/recvmsg6`
+    Recvmsg6 = 9,
+    /// `cgroup/getpeername4`
+    Getpeername4 = 10,
+    /// `cgroup/getpeername6`
+    Getpeername6 = 11,
 }
 
 impl Hook {
     /// Every hook, in the order of its number.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 12] = [
         Self::SockCreate,
         Self::Connect4,
         Self::Connect6,
@@ -112,6 +136,10 @@ impl Hook {
         Self::Setsockopt,
         Self::Egress,
         Self::Ingress,
+        Self::Recvmsg4,
+        Self::Recvmsg6,
+        Self::Getpeername4,
+        Self::Getpeername6,
     ];
 
     /// The word for it in metrics and records; also the program's and the pin's name.
@@ -126,6 +154,10 @@ impl Hook {
             Self::Setsockopt => "setsockopt",
             Self::Egress => "egress",
             Self::Ingress => "ingress",
+            Self::Recvmsg4 => "recvmsg4",
+            Self::Recvmsg6 => "recvmsg6",
+            Self::Getpeername4 => "getpeername4",
+            Self::Getpeername6 => "getpeername6",
         }
     }
 
@@ -149,6 +181,6 @@ mod tests {
             assert_eq!(Hook::from_number(hook as u8), Some(hook));
         }
         assert_eq!(Reason::from_number(200), None);
-        assert_eq!(Hook::from_number(8), None);
+        assert_eq!(Hook::from_number(Hook::ALL.len() as u8), None);
     }
 }

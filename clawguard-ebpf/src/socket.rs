@@ -52,6 +52,8 @@ pub(crate) fn sock_create(ctx: SockContext) -> i32 {
         netns: unsafe { bpf_get_netns_cookie(ctx.sock.cast()) },
         job,
         flags: 0,
+        resolver: Endpoint::default(),
+        pad: 0,
         flow: Flow::default(),
     };
     // SAFETY: the context of this hook is a socket, never null.

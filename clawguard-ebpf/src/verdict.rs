@@ -2,7 +2,7 @@
 
 use aya_ebpf::helpers::generated::bpf_ktime_get_boot_ns;
 use clawguard_common::{
-    Endpoint, ExactKey, Groups, JOB_NONE, Job, NO_RULE, PolicyHead, RangeData, Reason, Rule, group, job, policy, side,
+    ADDRESS, Endpoint, ExactKey, Groups, JOB_NONE, Job, NO_RULE, PolicyHead, RangeData, Reason, Rule, group, job, policy, side,
     tag,
 };
 
@@ -181,7 +181,7 @@ fn find(slot: u32, head: &PolicyHead, remote: &Endpoint, local_port: u16, by: By
                 return (Reason::Internal, None);
             };
             // SAFETY: the entries of a contract's maps are written before a job points to them and never change.
-            if let Some(rule) = unsafe { exact.get(ExactKey { tag, addr: remote.addr }) } {
+            if let Some(rule) = unsafe { exact.get(ExactKey { tag, rule: ADDRESS, addr: remote.addr }) } {
                 if rule.reason == Reason::Allowed as u8 {
                     return (Reason::Allowed, Some(rule));
                 }

@@ -47,6 +47,42 @@ pub enum Ask {
         /// Hexadecimal hashes.
         tokens: Vec<String>,
     },
+    /// The DNS guard listens at this port.
+    Guard {
+        /// Of UDP and of TCP.
+        port: u16,
+    },
+    /// Whether a job may know a name.
+    Name {
+        /// Slot of the job, as the kernel told it.
+        job: u32,
+        /// In lower case, without the root's dot.
+        name: String,
+        /// What is asked for: the record's type (RFC 1035 section 3.2.2).
+        kind: u16,
+    },
+    /// What the resolvers answered to a job's question. The addresses may be told once this is answered with [`Named::Open`].
+    Learn {
+        /// Slot of the job, as the kernel told it.
+        job: u32,
+        /// In lower case, without the root's dot.
+        name: String,
+        /// All that belong to it, by whatever aliases.
+        addresses: Vec<IpAddr>,
+        /// How long they are good, as the resolvers say.
+        ttl_seconds: u32,
+    },
+    /// A job asked for more than it may, or for what looks like a tunnel; for the record.
+    Excess {
+        /// Slot of the job, as the kernel told it.
+        job: u32,
+        /// The name that was too much, in lower case, without the root's dot.
+        name: String,
+        /// Why, in a few words.
+        why: String,
+        /// How many questions this stands for.
+        count: u64,
+    },
 }
 
 /// What the daemon answers.
@@ -59,11 +95,49 @@ pub enum Told {
     Settings {
         /// `[metrics] listen`
         metrics: std::net::SocketAddr,
+        /// For the DNS guard.
+        names: Names,
     },
     /// What to fetch.
     Errands(Vec<Errand>),
     /// It was heard.
     Noted,
+    /// What becomes of a name.
+    Named(Named),
+}
+
+/// What the DNS guard needs to know.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Names {
+    /// Who is asked, in this order.
+    pub resolvers: Vec<std::net::SocketAddr>,
+    /// How many questions a second a job may ask; it may ask four times as many at once.
+    pub per_second: u32,
+    /// How many names below a wildcard a job may ask for in a minute.
+    pub new_names_per_minute: u32,
+}
+
+/// What becomes of a name that a job asks for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Named {
+    /// The job may know it: the resolvers are to be asked, and their answer is to be learned.
+    Resolve {
+        /// Whether a wildcard allows it: then its labels could carry something out.
+        wildcard: bool,
+    },
+    /// These addresses are open to the job, and may be told.
+    Open {
+        /// Those of them that the contract allows; none for a name that has none.
+        addresses: Vec<IpAddr>,
+        /// How long.
+        ttl_seconds: u32,
+    },
+    /// The job may not know it. Recorded.
+    Refused,
+    /// It cannot be opened now.
+    Failed,
 }
 
 /// Something to fetch.

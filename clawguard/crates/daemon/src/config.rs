@@ -19,6 +19,10 @@ use policy::{
 };
 use serde::{Deserialize, de};
 
+mod names;
+
+pub use names::Names;
+
 /// The configuration of an instance. Unknown keys are errors.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -31,6 +35,8 @@ pub struct Config {
     pub model: Model,
     /// Fixed addresses.
     pub hosts: BTreeMap<Text<HostName>, Vec<IpAddr>>,
+    /// How names become addresses.
+    pub names: Names,
     /// Limits per job.
     pub limits: Limits,
     /// The metrics' listener.

@@ -153,6 +153,16 @@ impl Core {
                 format!("it is a model provider's host, and {contract} does not name it as the way to models")
             }
             Reason::Loopback => format!("the service there is not the job's own, and no rule of {contract} names it"),
+            Reason::SniMismatch => {
+                format!("no rule of {contract} allows the name that it called for at that address and port")
+            }
+            Reason::NoSni => "it called for no name, where one is demanded".into(),
+            Reason::NotTls => "it did not begin with one well-formed TLS ClientHello, or that changed on its way".into(),
+            Reason::Ech => format!("it hides its true name (ECH), which {contract} does not allow there"),
+            Reason::Dns => "names are asked for through the DNS guard alone".into(),
+            Reason::Quic => format!("{contract} does not say \"quic\" for that address"),
+            Reason::NameExpired => "the DNS answer that named the address is no longer good".into(),
+            Reason::McpDirect => "it is an MCP server, which is reached through the MCP gateway alone".into(),
             Reason::Internal => "a look-up that may not fail failed".into(),
         };
         let times = if view.count > 1 { format!(" ({} times)", view.count) } else { String::new() };

@@ -131,22 +131,20 @@ fn contract(config: &Config) -> Policy {
         .iter()
         .map(|(ip, bits)| rule(side::LISTEN, protocol::TCP, listen.port(), range(*ip, *bits), Reason::Allowed))
         .collect();
-    let mut resolves = false;
     for url in [&config.registry.clawcontrols, &config.registry.clawscope].into_iter().flatten() {
         let Some((_, port)) = config::place(url) else { continue };
         let fixed = config.addresses_of(url);
         let open = |range, reason| rule(side::EGRESS, protocol::TCP, port, range, reason);
         rules.extend(fixed.iter().map(|address| open(range(*address, 128), Reason::Allowed)));
         if fixed.is_empty() {
-            resolves = true;
             rules.push(open(Cidr::V4, Reason::Allowed));
             rules.push(open(range(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 0), Reason::Allowed));
             rules.extend(special::all().iter().map(|special| open(special.range, special.reason)));
         }
     }
-    for resolver in if resolves { resolvers() } else { Vec::new() } {
+    for resolver in config.names.resolvers() {
         for protocol in [protocol::UDP, protocol::TCP] {
-            rules.push(rule(side::EGRESS, protocol, 53, range(resolver, 128), Reason::Allowed));
+            rules.push(rule(side::EGRESS, protocol, resolver.port(), range(resolver.ip(), 128), Reason::Allowed));
         }
     }
     rules.sort_by_key(|rule| (rule.side, rule.protocol, rule.port, rule.range, rule.reason));
@@ -168,13 +166,6 @@ fn contract(config: &Config) -> Policy {
         tools: ToolPolicy::default(),
         token: None,
     }
-}
-
-/// The host's resolvers (resolv.conf(5)).
-fn resolvers() -> Vec<IpAddr> {
-    let text = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
-    let named = text.lines().filter_map(|line| line.trim().strip_prefix("nameserver")?.trim().parse().ok());
-    named.collect()
 }
 
 impl Core {
@@ -320,7 +311,12 @@ async fn told(shared: &Arc<Shared>, ask: Ask) -> Option<Told> {
 
 fn tell(shared: &Shared, ask: Ask) -> Told {
     match ask {
-        Ask::Settings => Told::Settings { metrics: shared.lock().config.metrics.listen },
+        Ask::Settings => {
+            let core = shared.lock();
+            Told::Settings { metrics: core.config.metrics.listen, names: core.config.names.for_guard() }
+        }
+        // Named in the commit that brings the names' room.
+        Ask::Guard { .. } | Ask::Name { .. } | Ask::Learn { .. } | Ask::Excess { .. } => Told::Noted,
         Ask::Metrics => Told::Metrics(shared.lock().metrics().unwrap_or_else(|error| {
             tracing::error!(%error, "the metrics cannot be written");
             String::new()

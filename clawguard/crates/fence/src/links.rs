@@ -22,6 +22,10 @@ pub(crate) const fn attach_type(hook: Hook) -> AttachType {
         Hook::Setsockopt => AttachType::Setsockopt,
         Hook::Egress => AttachType::Egress,
         Hook::Ingress => AttachType::Ingress,
+        Hook::Recvmsg4 => AttachType::Recvmsg4,
+        Hook::Recvmsg6 => AttachType::Recvmsg6,
+        Hook::Getpeername4 => AttachType::Getpeername4,
+        Hook::Getpeername6 => AttachType::Getpeername6,
     }
 }
 

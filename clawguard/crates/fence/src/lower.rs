@@ -2,7 +2,7 @@
 
 use std::io;
 
-use clawguard_common::{ExactKey, Groups, RangeData, Rule, group, policy as flags, side, tag};
+use clawguard_common::{ADDRESS, ExactKey, Groups, RangeData, Rule, group, policy as flags, side, tag};
 use policy::{Group, Policy};
 use sys::bpf::{self, RangeKey};
 
@@ -57,11 +57,12 @@ pub fn lower(policy: &Policy, numbering: &dyn Numbering) -> io::Result<Lowered> 
             groups: sets.get(usize::from(rule.set)).copied().unwrap_or(Groups::one(group::ALL)),
             number: rule.number,
             reason: rule.reason as u8,
-            pad: [0; 3],
+            flags: 0,
+            pad: [0; 2],
         };
         if rule.range.bits == 128 && rule.side == side::EGRESS {
             found |= flags::EXACT;
-            exact_keys.push(ExactKey { tag, addr: rule.range.addr });
+            exact_keys.push(ExactKey { tag, rule: ADDRESS, addr: rule.range.addr });
             exact_rules.push(value);
         } else {
             found |= if rule.side == side::EGRESS { flags::RANGES } else { flags::LISTEN };

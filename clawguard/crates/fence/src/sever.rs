@@ -9,7 +9,7 @@ use std::{
 };
 
 use clawguard_common::{
-    ExactKey, Groups, Job, PolicyHead, RangeData, Reason, Rule, Stamp, Stamped, group, job, policy as flags, protocol,
+    ADDRESS, ExactKey, Groups, Job, PolicyHead, RangeData, Reason, Rule, Stamp, Stamped, group, job, policy as flags, protocol,
     side, stamp, tag,
 };
 use sys::{
@@ -153,7 +153,7 @@ impl Fence {
         let found = self.maps.policies.get(policy, offset_of!(PolicyHead, flags));
         if found & flags::EXACT != 0 {
             let exact = lowered.exact.as_ref()?;
-            if let Ok(Some(rule)) = bpf::map_lookup(exact, &ExactKey { tag, addr }) {
+            if let Ok(Some(rule)) = bpf::map_lookup(exact, &ExactKey { tag, rule: ADDRESS, addr }) {
                 return Some(rule);
             }
         }

@@ -9,7 +9,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use control::channel::{Answer, Ask, Errand, LONGEST, Question, Told};
+use control::channel::{Answer, Ask, Errand, LONGEST, Names, Question, Told};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::{
@@ -67,9 +67,9 @@ impl Channel {
         receiver.await.map_err(|_| hung_up())
     }
 
-    pub(crate) async fn settings(&self) -> io::Result<SocketAddr> {
+    pub(crate) async fn settings(&self) -> io::Result<(SocketAddr, Names)> {
         match self.ask(Ask::Settings).await? {
-            Told::Settings { metrics } => Ok(metrics),
+            Told::Settings { metrics, names } => Ok((metrics, names)),
             _ => Err(io::ErrorKind::InvalidData.into()),
         }
     }

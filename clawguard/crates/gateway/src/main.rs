@@ -32,7 +32,7 @@ fn main() -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
     let ended = runtime.block_on(async {
         let daemon = Arc::new(channel::Channel::open(&arguments.channel).await.context("reach the daemon")?);
-        let listen = daemon.settings().await.context("ask the daemon where to listen")?;
+        let (listen, _names) = daemon.settings().await.context("ask the daemon where to listen")?;
         tokio::select! {
             served = metrics::serve(listen, Arc::clone(&daemon)) => {
                 served.with_context(|| format!("listen on {listen} ([metrics] listen)"))

@@ -55,8 +55,16 @@ pub enum AttachType {
     Sendmsg4 = 14,
     /// `BPF_CGROUP_UDP6_SENDMSG`
     Sendmsg6 = 15,
+    /// `BPF_CGROUP_UDP4_RECVMSG`
+    Recvmsg4 = 19,
+    /// `BPF_CGROUP_UDP6_RECVMSG`
+    Recvmsg6 = 20,
     /// `BPF_CGROUP_SETSOCKOPT`
     Setsockopt = 22,
+    /// `BPF_CGROUP_INET4_GETPEERNAME`
+    Getpeername4 = 29,
+    /// `BPF_CGROUP_INET6_GETPEERNAME`
+    Getpeername6 = 30,
 }
 
 /// Calls bpf(2). `attributes` is one of the structures below, whose pointers are live.
@@ -407,7 +415,8 @@ unsafe impl Plain for u64 {}
 /// The kernel's records are plain: `clawguard-common` asserts their sizes, which are those of their fields.
 mod records {
     use clawguard_common::{
-        Agent, Cgroup, DecisionCount, DecisionKey, Event, ExactKey, Host, Job, PolicyHead, RangeData, Rule, Stamped,
+        Agent, Called, Cgroup, DecisionCount, DecisionKey, Event, ExactKey, Host, Job, Learned, LearnedKey, NameEvent,
+        PolicyHead, RangeData, Rule, Stamped,
     };
 
     use super::Plain;
@@ -434,6 +443,14 @@ mod records {
     unsafe impl Plain for Rule {}
     // SAFETY: words and bytes without padding.
     unsafe impl Plain for Stamped {}
+    // SAFETY: words and bytes without padding.
+    unsafe impl Plain for LearnedKey {}
+    // SAFETY: words and bytes without padding.
+    unsafe impl Plain for Learned {}
+    // SAFETY: words and bytes without padding.
+    unsafe impl Plain for Called {}
+    // SAFETY: words and bytes without padding.
+    unsafe impl Plain for NameEvent {}
     // SAFETY: words and bytes without padding.
     unsafe impl Plain for RangeKey {}
 
