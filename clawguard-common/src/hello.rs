@@ -239,25 +239,16 @@ pub const fn name_byte(byte: u8) -> Option<u8> {
     }
 }
 
-/// The first bytes of a server's answer by which it asks for another ClientHello: a handshake record with a `ServerHello` whose
-/// random is the one of RFC 8446 section 4.1.3. `None` where any byte may stand.
-#[inline(always)]
-#[must_use]
-pub const fn again_byte(at: u32) -> Option<u8> {
-    const RANDOM: [u8; 32] = [
-        0xcf, 0x21, 0xad, 0x74, 0xe5, 0x9a, 0x61, 0x11, 0xbe, 0x1d, 0x8c, 0x02, 0x1e, 0x65, 0xb8, 0x91, 0xc2, 0xa2,
-        0x11, 0x16, 0x7a, 0xbb, 0x8c, 0x5e, 0x07, 0x9e, 0x09, 0xe2, 0xc8, 0xa8, 0x33, 0x9c,
-    ];
-    match at {
-        0 => Some(22),
-        5 => Some(2),
-        11..43 => Some(RANDOM[(at - 11) as usize & 31]),
-        _ => None,
-    }
-}
-
-/// How many bytes of an answer tell whether it asks for another ClientHello.
-pub const AGAIN_BYTES: u32 = 43;
+/// The random of the `ServerHello` by which a server asks for another ClientHello (RFC 8446 section 4.1.3), as four words in memory
+/// order.
+pub const AGAIN_RANDOM: [u64; 4] = [
+    u64::from_be_bytes([0xcf, 0x21, 0xad, 0x74, 0xe5, 0x9a, 0x61, 0x11]).to_be(),
+    u64::from_be_bytes([0xbe, 0x1d, 0x8c, 0x02, 0x1e, 0x65, 0xb8, 0x91]).to_be(),
+    u64::from_be_bytes([0xc2, 0xa2, 0x11, 0x16, 0x7a, 0xbb, 0x8c, 0x5e]).to_be(),
+    u64::from_be_bytes([0x07, 0x9e, 0x09, 0xe2, 0xc8, 0xa8, 0x33, 0x9c]).to_be(),
+];
+/// Where in an answer that random lies: after the headers of a record and of a message, and the version.
+pub const ANSWER_RANDOM: u32 = 5 + 4 + 2;
 
 /// A whole ClientHello that was read at once.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

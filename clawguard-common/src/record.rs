@@ -35,8 +35,6 @@ pub const MAX_DECISIONS: u32 = 32_768;
 pub const MAX_DESTINATIONS: u32 = 1024;
 /// Bytes of the event ring.
 pub const EVENT_RING_BYTES: u32 = 1 << 20;
-/// Bytes of the ring of refused names.
-pub const NAME_RING_BYTES: u32 = 1 << 20;
 /// Addresses that answers to DNS questions opened, of all jobs together.
 pub const MAX_LEARNED: u32 = 262_144;
 
@@ -319,10 +317,30 @@ impl Default for NameData {
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Called {
-    /// Bits that count.
+    /// Bits that count; 0 for no name.
     pub prefix: u32,
     /// The name and its port.
     pub data: NameData,
+}
+
+/// What a TLS flow has said, and what follows from it.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Talk {
+    /// What it called for.
+    pub called: Called,
+    /// Number of the name's rule.
+    pub rule: u32,
+    /// The groups of the name's rule.
+    pub groups: Groups,
+    /// The flags of the name's rule.
+    pub flags: u64,
+    /// The last verdict on what was sent: a [`Reason`](crate::Reason) as a number.
+    pub sent: u32,
+    /// The last verdict on what was received.
+    pub received: u32,
+    /// 1 while the first refusal is to be told.
+    pub news: u64,
 }
 
 /// What became of a name on a flow: told of each name that is refused.
@@ -333,6 +351,10 @@ pub struct NameEvent {
     pub key: DecisionKey,
     /// When: nanoseconds, CLOCK_BOOTTIME.
     pub at_ns: u64,
+    /// `SO_COOKIE` of the socket.
+    pub cookie: u64,
+    /// Cookie of its network namespace.
+    pub netns: u64,
     /// What was called for; empty where nothing was.
     pub called: Called,
     /// Zero.
@@ -464,8 +486,6 @@ pub struct Greeting {
     pub have: u32,
     /// See [`greeting`].
     pub stage: u32,
-    /// How many bytes of the answer were looked at.
-    pub answered: u32,
     /// How far it is read.
     pub reader: Reader,
     /// Its bytes.
@@ -482,6 +502,8 @@ pub mod greeting {
     pub const AGAIN: u32 = 2;
     /// The server has answered.
     pub const ANSWERED: u32 = 3;
+    /// It is refused; `have` is the [`Reason`](crate::Reason) as a number.
+    pub const REFUSED: u32 = 4;
 }
 
 /// Key of the decisions of an interval.
@@ -582,7 +604,8 @@ const _: () = {
     assert!(size_of::<Learned>() == 56);
     assert!(size_of::<NameData>() == 256);
     assert!(size_of::<Called>() == 260);
-    assert!(size_of::<NameEvent>() == 312);
-    assert!(size_of::<Greeting>() == 32 + GREETING_BUFFER);
+    assert!(size_of::<Talk>() == 320);
+    assert!(size_of::<NameEvent>() == 328);
+    assert!(size_of::<Greeting>() == 28 + GREETING_BUFFER);
     assert!(size_of::<Stamped>() == 152);
 };

@@ -1,55 +1,51 @@
 //! `cgroup/connect4`, `connect6`, `sendmsg4`, `sendmsg6`: the errno at once, with the caller at hand.
 
-use aya_ebpf::{bindings::bpf_sock_addr, macros::cgroup_sock_addr, programs::SockAddrContext};
-use clawguard_common::{Addr, Endpoint, Hook, Reason, protocol, stamp};
+use core::mem::MaybeUninit;
+
+use aya_ebpf::{macros::cgroup_sock_addr, programs::SockAddrContext};
+use clawguard_common::{Addr, Hook, Reason, protocol, rule, stamp};
 
 use crate::{
     answer::{ALLOW, DENY},
-    caller, flow,
+    caller, flow, guard,
     maps::{HOST, JOBS, STAMPS},
     record::settle,
-    socket::{Ends, own_peer},
-    verdict::{By, Owner, judge, refuse},
+    socket::Ends,
+    tls,
+    verdict::{ANY_KEY, By, Flowing, Owner, Verdict, judge, refused},
 };
 
 #[cgroup_sock_addr(connect4)]
 pub(crate) fn connect4(ctx: SockAddrContext) -> i32 {
-    // SAFETY: the verifier knows the context.
-    let addr = unsafe { v4(ctx.sock_addr) };
-    connect(&ctx, addr, Hook::Connect4)
+    connect(&ctx, Hook::Connect4)
 }
 
 #[cgroup_sock_addr(connect6)]
 pub(crate) fn connect6(ctx: SockAddrContext) -> i32 {
-    // SAFETY: the verifier knows the context.
-    let addr = unsafe { v6(ctx.sock_addr) };
-    connect(&ctx, addr, Hook::Connect6)
+    connect(&ctx, Hook::Connect6)
 }
 
 #[cgroup_sock_addr(sendmsg4)]
 pub(crate) fn sendmsg4(ctx: SockAddrContext) -> i32 {
-    // SAFETY: the verifier knows the context.
-    let addr = unsafe { v4(ctx.sock_addr) };
-    sendmsg(&ctx, addr, Hook::Sendmsg4)
+    sendmsg(&ctx, Hook::Sendmsg4)
 }
 
 #[cgroup_sock_addr(sendmsg6)]
 pub(crate) fn sendmsg6(ctx: SockAddrContext) -> i32 {
-    // SAFETY: the verifier knows the context.
-    let addr = unsafe { v6(ctx.sock_addr) };
-    sendmsg(&ctx, addr, Hook::Sendmsg6)
+    sendmsg(&ctx, Hook::Sendmsg6)
 }
 
+/// Where a call goes to, as it is written there.
 #[inline(always)]
-unsafe fn v4(ctx: *mut bpf_sock_addr) -> Addr {
-    // SAFETY: the caller's promise.
-    Addr::from_v4(unsafe { (*ctx).user_ip4 })
-}
-
-#[inline(always)]
-unsafe fn v6(ctx: *mut bpf_sock_addr) -> Addr {
-    // SAFETY: the caller's promise. Word by word: the verifier allows no wider access on every kernel.
-    unsafe { Addr([(*ctx).user_ip6[0], (*ctx).user_ip6[1], (*ctx).user_ip6[2], (*ctx).user_ip6[3]]) }
+pub(crate) fn destination(ctx: &SockAddrContext, hook: Hook) -> Addr {
+    let ctx = ctx.sock_addr;
+    // SAFETY: the verifier knows the context. Word by word: it allows no wider access on every kernel.
+    unsafe {
+        match hook {
+            Hook::Connect4 | Hook::Sendmsg4 => Addr::from_v4((*ctx).user_ip4),
+            _ => Addr([(*ctx).user_ip6[0], (*ctx).user_ip6[1], (*ctx).user_ip6[2], (*ctx).user_ip6[3]]),
+        }
+    }
 }
 
 /// Whose call it is.
@@ -87,85 +83,99 @@ fn asked(ctx: &SockAddrContext) -> Asked {
 
 #[inline(always)]
 fn owner(job: u32) -> Owner {
-    Owner { job, key: JOBS.get(job).map(|job| job.key) }
+    Owner { job, key: JOBS.get(job).map_or(ANY_KEY, |job| job.key) }
 }
 
+/// The flow that a call would begin or go on with. Of a loopback flow the own address is not chosen yet: Linux takes the one it
+/// goes to.
 #[inline(always)]
-fn endpoint(ctx: &SockAddrContext, on_wire: Addr) -> Endpoint {
+fn flowing(ctx: &SockAddrContext, owner: Owner, local_port: u16, by: By, hook: Hook) -> Flowing {
+    let on_wire = destination(ctx, hook).as_destination();
     // SAFETY: the verifier knows the context.
     let (port, number) = unsafe { ((*ctx.sock_addr).user_port, (*ctx.sock_addr).protocol) };
-    flow::endpoint(on_wire.canonical(), u16::from_be(port as u16), number as u8, on_wire.is_loopback())
-}
-
-/// The ends of a loopback flow before its own address is chosen: Linux takes the one it goes to.
-#[inline(always)]
-fn ends(on_wire: Addr, local_port: u16, remote: &Endpoint) -> Ends {
-    Ends { local: on_wire, remote: on_wire, local_port, remote_port: remote.port, protocol: remote.protocol }
+    let (port, number) = (u16::from_be(port as u16), number as u8);
+    let ends = Ends { local: on_wire, remote: on_wire, local_port, remote_port: port, protocol: number };
+    let remote = flow::endpoint(on_wire.canonical(), port, number, on_wire.is_loopback());
+    Flowing { owner, ends, remote, local_port, by, lives: false }
 }
 
 #[inline(always)]
-fn connect(ctx: &SockAddrContext, addr: Addr, hook: Hook) -> i32 {
-    let on_wire = addr.as_destination();
-    let stamp = match asked(ctx) {
+fn connect(ctx: &SockAddrContext, hook: Hook) -> i32 {
+    let mut room = MaybeUninit::<Verdict>::uninit();
+    let (owner, stamp, shut) = match asked(ctx) {
         Asked::Unmanaged => return ALLOW,
-        Asked::Foreign(owner) => {
-            let verdict = refuse(owner, Reason::ForeignSocket);
-            return answer(settle(&verdict, hook, &endpoint(ctx, on_wire)));
+        Asked::Foreign(owner) => (owner, None, Some(Reason::ForeignSocket)),
+        Asked::Stamped(stamp) => {
+            let shut = if guard::redirect(ctx, stamp, hook) { None } else { Some(Reason::Dns) };
+            (Owner { job: stamp.job, key: stamp.key }, Some(stamp), shut)
         }
-        Asked::Stamped(stamp) => stamp,
     };
-    let remote = endpoint(ctx, on_wire);
-    if remote.protocol != protocol::TCP {
+    let flowing = flowing(ctx, owner, 0, By::Egress, hook);
+    let (None, Some(stamp)) = (shut, stamp) else {
+        return answer(refused(&mut room, owner, shut.unwrap_or(Reason::Internal), hook, &flowing.remote));
+    };
+    if flowing.remote.protocol != protocol::TCP {
         // No packet leaves by it, and glibc does it for every address of a name: the packet is judged.
         return ALLOW;
     }
-    stamp.flags = (stamp.flags | stamp::OUTGOING) & !stamp::DEAD;
+    stamp.flags = (stamp.flags | stamp::OUTGOING) & !(stamp::DEAD | stamp::GREETED);
     flow::forget(&mut stamp.flow);
     let generation = HOST.get(0).map_or(0, |host| host.generation);
-    let owner = Owner { job: stamp.job, key: Some(stamp.key) };
-    let (verdict, rule) = judge(owner, &remote, 0, By::Egress, |key| {
-        // SAFETY: this kind of program has the look-up helpers.
-        unsafe { own_peer(ctx.sock_addr.cast(), key, &ends(on_wire, 0, &remote)) }
-    });
-    let passes = settle(&verdict, hook, &remote);
+    // SAFETY: this kind of program has the look-up helpers, and `judge` writes the whole verdict.
+    let verdict = unsafe {
+        judge(ctx.sock_addr.cast(), &flowing, room.as_mut_ptr());
+        room.assume_init_mut()
+    };
+    let greets = verdict.flags as u8 & rule::TLS != 0;
+    // SAFETY: this kind of context always has its socket.
+    if verdict.allows() && !unsafe { tls::begin((*ctx.sock_addr).__bindgen_anon_1.sk.cast(), greets) } {
+        verdict.reason = Reason::Internal;
+    }
+    let passes = settle(verdict, hook, &flowing.remote);
     // The job's own listener may be gone when the packet is sent: that is judged again, with both ends known.
     if verdict.allows() && !verdict.own {
-        flow::remember(&mut stamp.flow, &remote, 0, generation, verdict.deadline_ns, rule);
+        let generation = if greets { flow::HELD } else { generation };
+        flow::remember(&mut stamp.flow, &flowing.remote, 0, generation, verdict);
     }
     answer(passes)
 }
 
 #[inline(always)]
-fn sendmsg(ctx: &SockAddrContext, addr: Addr, hook: Hook) -> i32 {
-    let on_wire = addr.as_destination();
-    let stamp = match asked(ctx) {
+fn sendmsg(ctx: &SockAddrContext, hook: Hook) -> i32 {
+    let mut room = MaybeUninit::<Verdict>::uninit();
+    let (owner, stamp, shut) = match asked(ctx) {
         Asked::Unmanaged => return ALLOW,
-        Asked::Foreign(owner) => {
-            let verdict = refuse(owner, Reason::ForeignSocket);
-            return answer(settle(&verdict, hook, &endpoint(ctx, on_wire)));
+        Asked::Foreign(owner) => (owner, None, Some(Reason::ForeignSocket)),
+        Asked::Stamped(stamp) => {
+            let shut = if guard::redirect(ctx, stamp, hook) { None } else { Some(Reason::Dns) };
+            (Owner { job: stamp.job, key: stamp.key }, Some(stamp), shut)
         }
-        Asked::Stamped(stamp) => stamp,
     };
-    let remote = endpoint(ctx, on_wire);
-    let generation = HOST.get(0).map_or(0, |host| host.generation);
-    if flow::allows(&mut stamp.flow, &remote, generation) {
-        return ALLOW;
-    }
     // SAFETY: this kind of context always has its socket.
     let local_port = unsafe { (*(*ctx.sock_addr).__bindgen_anon_1.sk).src_port } as u16;
-    let owner = Owner { job: stamp.job, key: Some(stamp.key) };
-    let (verdict, rule) = judge(owner, &remote, local_port, By::Either, |key| {
-        // SAFETY: this kind of program has the look-up helpers.
-        unsafe { own_peer(ctx.sock_addr.cast(), key, &ends(on_wire, local_port, &remote)) }
-    });
+    let mut flowing = flowing(ctx, owner, local_port, By::Either, hook);
+    let (None, Some(stamp)) = (shut, stamp) else {
+        return answer(refused(&mut room, owner, shut.unwrap_or(Reason::Internal), hook, &flowing.remote));
+    };
+    let generation = HOST.get(0).map_or(0, |host| host.generation);
+    // From which job's address the guard answers, the packet hook knows.
+    if flow::allows(&mut stamp.flow, &flowing.remote, generation) || guard::answers(stamp, local_port) {
+        return ALLOW;
+    }
+    flowing.lives = flow::is_last(&stamp.flow, &flowing.remote);
+    // SAFETY: this kind of program has the look-up helpers, and `judge` writes the whole verdict.
+    let verdict = unsafe {
+        judge(ctx.sock_addr.cast(), &flowing, room.as_mut_ptr());
+        room.assume_init_mut()
+    };
     if verdict.allows() {
         if verdict.own {
             // The packet hook asks who is there now, and counts.
             return ALLOW;
         }
-        flow::remember(&mut stamp.flow, &remote, local_port, generation, verdict.deadline_ns, rule);
+        flow::remember(&mut stamp.flow, &flowing.remote, local_port, generation, verdict);
     }
-    answer(settle(&verdict, hook, &remote))
+    answer(settle(verdict, hook, &flowing.remote))
 }
 
 #[inline(always)]

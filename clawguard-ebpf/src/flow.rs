@@ -5,7 +5,9 @@ use core::arch::asm;
 use core::ptr;
 
 use aya_ebpf::helpers::generated::{bpf_jiffies64, bpf_ktime_get_boot_ns};
-use clawguard_common::{Addr, Endpoint, Flow, Groups, NO_RULE, Rule, group};
+use clawguard_common::{Addr, Endpoint, Flow};
+
+use crate::verdict::Verdict;
 
 /// Whether the flow's last verdict allows this endpoint now.
 #[inline(always)]
@@ -67,16 +69,13 @@ unsafe fn same(a: *const Endpoint, b: &Endpoint) -> bool {
     }
 }
 
-/// Remembers an allowing verdict. If another CPU is writing, it is not remembered: the next packet asks again.
+/// A generation that is never in force: the flow is known, and each of its packets is judged.
+pub(crate) const HELD: u64 = u64::MAX;
+
+/// Remembers an allowing verdict, made under a generation. If another CPU is writing, it is not remembered: the next packet asks
+/// again.
 #[inline(always)]
-pub(crate) fn remember(
-    flow: &mut Flow,
-    remote: &Endpoint,
-    local_port: u16,
-    generation: u64,
-    deadline_ns: u64,
-    rule: Option<&Rule>,
-) {
+pub(crate) fn remember(flow: &mut Flow, remote: &Endpoint, local_port: u16, generation: u64, verdict: &Verdict) {
     let flow = ptr::from_mut(flow);
     // SAFETY: as in `allows`; whoever made the sequence odd is the only writer until it is even again.
     unsafe {
@@ -85,19 +84,22 @@ pub(crate) fn remember(
             return;
         }
         ptr::write_volatile(&raw mut (*flow).generation, generation);
-        ptr::write_volatile(&raw mut (*flow).deadline_ns, deadline_ns);
+        ptr::write_volatile(&raw mut (*flow).deadline_ns, verdict.deadline_ns);
         // The verdict has just compared the deadline with the clock.
         ptr::write_volatile(&raw mut (*flow).checked, bpf_jiffies64());
         ptr::write_volatile(&raw mut (*flow).remote, *remote);
-        let (rule, groups) = match rule {
-            Some(rule) => (rule.number, rule.groups),
-            None => (NO_RULE, Groups::one(group::ALL)),
-        };
-        ptr::write_volatile(&raw mut (*flow).rule, rule);
-        ptr::write_volatile(&raw mut (*flow).groups, groups);
+        ptr::write_volatile(&raw mut (*flow).rule, verdict.rule);
+        ptr::write_volatile(&raw mut (*flow).groups, verdict.groups);
         ptr::write_volatile(&raw mut (*flow).local_port, u64::from(local_port));
         ptr::write_volatile(&raw mut (*flow).sequence, sequence.wrapping_add(2));
     }
+}
+
+/// Whether the last verdict that allowed was about this endpoint, whatever has changed since.
+#[inline(always)]
+pub(crate) fn is_last(flow: &Flow, remote: &Endpoint) -> bool {
+    // SAFETY: as in `allows`.
+    flow.deadline_ns != 0 && unsafe { same(&raw const flow.remote, remote) }
 }
 
 /// Forgets the last verdict: whatever comes next is judged.

@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | `sock_create` | cgroup root | only TCP and UDP; each socket gets the stamp of its job |
 //! | `connect4/6`, `sendmsg4/6` | cgroup root | an errno at once, and attribution to the caller |
+//! | `recvmsg4/6`, `getpeername4/6` | cgroup root | the DNS guard answers in the name of whichever resolver was asked |
 //! | `setsockopt` | cgroup root | no option that would send what the packet hooks cannot judge |
 //! | `egress`, `ingress` | managed cgroups | the authority: every packet, whatever sent it |
 //! | `depth` | nowhere | tells the daemon how deep the cgroup root lies that it sees |
@@ -18,12 +19,14 @@ mod address;
 mod caller;
 mod depth;
 mod flow;
+mod guard;
 mod maps;
 mod packet;
 mod record;
 mod socket;
 mod sockopt;
 mod sweep;
+mod tls;
 mod verdict;
 
 /// What a program of a cgroup hook answers.

@@ -5,12 +5,13 @@ use core::{ffi::c_void, ptr};
 use aya_ebpf::{
     bindings::{BPF_F_CLONE, BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_SK_STORAGE_GET_F_CREATE, bpf_map_type},
     btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie, PerCpuArray, RingBuf},
-    helpers::generated::bpf_sk_storage_get,
+    helpers::generated::{bpf_sk_storage_delete, bpf_sk_storage_get},
     macros::btf_map,
 };
 use clawguard_common::{
-    Agent, Cgroup, DecisionCount, DecisionKey, EVENT_RING_BYTES, Event, ExactKey, Host, Job, MAX_AGENTS, MAX_CGROUPS,
-    MAX_DECISIONS, MAX_JOBS, MAX_POLICIES, PolicyHead, REASONS, RangeData, Rule, Stamp, lost,
+    Agent, Cgroup, DecisionCount, DecisionKey, EVENT_RING_BYTES, Event, ExactKey, Greeting, Host, Job, Learned,
+    LearnedKey, MAX_AGENTS, MAX_CGROUPS, MAX_DECISIONS, MAX_JOBS, MAX_LEARNED, MAX_POLICIES, NameData, PolicyHead,
+    REASONS, RangeData, Rule, Stamp, Talk, lost,
 };
 
 const MAPPED: usize = BPF_F_MMAPABLE as usize;
@@ -37,6 +38,7 @@ pub(crate) static CGROUPS: HashMap<u64, Cgroup, { MAX_CGROUPS as usize }> = Hash
 
 pub(crate) type Exact = HashMap<ExactKey, Rule, 1>;
 pub(crate) type Ranges = LpmTrie<RangeData, Rule, 1>;
+pub(crate) type Names = LpmTrie<NameData, Rule, 1>;
 pub(crate) type Decisions = HashMap<DecisionKey, DecisionCount, { MAX_DECISIONS as usize }>;
 
 /// Exact addresses, by contract slot.
@@ -46,6 +48,15 @@ pub(crate) static EXACT: ArrayOfMaps<Exact, { MAX_POLICIES as usize }> = ArrayOf
 /// Ranges and `listen` rules, by contract slot.
 #[btf_map]
 pub(crate) static RANGES: ArrayOfMaps<Ranges, { MAX_POLICIES as usize }> = ArrayOfMaps::new();
+
+/// Names, by contract slot.
+#[btf_map]
+pub(crate) static NAMES: ArrayOfMaps<Names, { MAX_POLICIES as usize }> = ArrayOfMaps::new();
+
+/// Addresses that answers to DNS questions opened.
+#[btf_map]
+pub(crate) static LEARNED: HashMap<LearnedKey, Learned, { MAX_LEARNED as usize }, { BPF_F_NO_PREALLOC as usize }> =
+    HashMap::new();
 
 /// The interval's decisions: one map, which userspace swaps for an empty one to read it.
 #[btf_map]
@@ -65,22 +76,30 @@ pub(crate) static EVENTS: RingBuf<Event, { EVENT_RING_BYTES as usize }> = RingBu
 
 /// The sockets' stamps.
 #[btf_map]
-pub(crate) static STAMPS: Stamps = Stamps::new();
+pub(crate) static STAMPS: Storage<Stamp, { (BPF_F_NO_PREALLOC | BPF_F_CLONE) as usize }> = Storage::new();
 
-/// Socket storage whose values are cloned to accepted sockets. `aya_ebpf`'s own type cannot set `BPF_F_CLONE`.
+/// How TLS flows begin, until they have begun.
+#[btf_map]
+pub(crate) static GREETINGS: Storage<Greeting, { BPF_F_NO_PREALLOC as usize }> = Storage::new();
+
+/// What TLS flows have said.
+#[btf_map]
+pub(crate) static TALKS: Storage<Talk, { BPF_F_NO_PREALLOC as usize }> = Storage::new();
+
+/// Socket storage. `aya_ebpf`'s own type cannot set `BPF_F_CLONE`, by which values are cloned to accepted sockets.
 #[repr(C)]
-pub(crate) struct Stamps {
+pub(crate) struct Storage<T, const FLAGS: usize> {
     r#type: *const [i32; bpf_map_type::BPF_MAP_TYPE_SK_STORAGE as usize],
     key: *const i32,
-    value: *const Stamp,
+    value: *const T,
     max_entries: *const [i32; 0],
-    map_flags: *const [i32; (BPF_F_NO_PREALLOC | BPF_F_CLONE) as usize],
+    map_flags: *const [i32; FLAGS],
 }
 
 // SAFETY: the fields only describe the map to the loader; no program reads them.
-unsafe impl Sync for Stamps {}
+unsafe impl<T, const FLAGS: usize> Sync for Storage<T, FLAGS> {}
 
-impl Stamps {
+impl<T, const FLAGS: usize> Storage<T, FLAGS> {
     const fn new() -> Self {
         Self {
             r#type: ptr::null(),
@@ -95,34 +114,51 @@ impl Stamps {
         ptr::from_ref(self).cast_mut().cast()
     }
 
-    /// The stamp of a socket.
+    /// What a socket has stored.
     ///
     /// # Safety
     ///
     /// `socket` is a socket pointer that the verifier knows not to be null.
     #[inline(always)]
-    pub(crate) unsafe fn get(&self, socket: *mut c_void) -> Option<&'static mut Stamp> {
+    pub(crate) unsafe fn get(&self, socket: *mut c_void) -> Option<&'static mut T> {
         // SAFETY: the caller's promise; the helper answers null or a value that lives as long as the program runs.
-        unsafe { bpf_sk_storage_get(self.as_ptr(), socket, ptr::null_mut(), 0).cast::<Stamp>().as_mut() }
+        unsafe { bpf_sk_storage_get(self.as_ptr(), socket, ptr::null_mut(), 0).cast::<T>().as_mut() }
     }
 
-    /// Stamps a socket; answers whether it bears the stamp now.
+    /// What a socket has stored; zero bytes if it had nothing. `None` if there is no memory for it.
     ///
     /// # Safety
     ///
-    /// As for [`Stamps::get`].
+    /// As for [`Storage::get`]; zero bytes are a `T`.
     #[inline(always)]
-    pub(crate) unsafe fn put(&self, socket: *mut c_void, stamp: &mut Stamp) -> bool {
-        // SAFETY: the caller's promise; `stamp` is as long as the map's value.
-        let found = unsafe {
-            bpf_sk_storage_get(
-                self.as_ptr(),
-                socket,
-                ptr::from_mut(stamp).cast(),
-                u64::from(BPF_SK_STORAGE_GET_F_CREATE),
-            )
-        };
+    pub(crate) unsafe fn get_or_make(&self, socket: *mut c_void) -> Option<&'static mut T> {
+        let make = u64::from(BPF_SK_STORAGE_GET_F_CREATE);
+        // SAFETY: the caller's promise.
+        unsafe { bpf_sk_storage_get(self.as_ptr(), socket, ptr::null_mut(), make).cast::<T>().as_mut() }
+    }
+
+    /// Stores something; answers whether the socket has it now.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Storage::get`].
+    #[inline(always)]
+    pub(crate) unsafe fn put(&self, socket: *mut c_void, value: &mut T) -> bool {
+        let make = u64::from(BPF_SK_STORAGE_GET_F_CREATE);
+        // SAFETY: the caller's promise; `value` is as long as the map's value.
+        let found = unsafe { bpf_sk_storage_get(self.as_ptr(), socket, ptr::from_mut(value).cast(), make) };
         !found.is_null()
+    }
+
+    /// Takes what a socket has stored away.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Storage::get`].
+    #[inline(always)]
+    pub(crate) unsafe fn remove(&self, socket: *mut c_void) {
+        // SAFETY: the caller's promise. Nothing stored is nothing to be taken away.
+        unsafe { bpf_sk_storage_delete(self.as_ptr(), socket) };
     }
 }
 

@@ -1,17 +1,18 @@
 //! `cgroup_skb/egress` and `ingress`: the authority. Attached at managed cgroups, so that nobody else pays for it.
 
-use core::ffi::c_void;
+use core::{ffi::c_void, mem::MaybeUninit};
 
 use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_sk_fullsock, macros::cgroup_skb, programs::SkBuffContext};
-use clawguard_common::{Addr, Endpoint, Hook, JOB_NONE, Reason, Stamp, protocol, stamp};
+use clawguard_common::{Addr, Endpoint, Hook, JOB_NONE, Reason, Stamp, protocol, rule, stamp};
 
 use crate::{
     answer::{ALLOW, DENY},
     caller, flow,
-    maps::{HOST, JOBS, STAMPS},
-    record::settle,
-    socket::{Ends, own_peer},
-    verdict::{By, Owner, judge, refuse},
+    maps::{HOST, JOBS, STAMPS, TALKS},
+    record::{announce_name, settle},
+    socket::Ends,
+    tls,
+    verdict::{ANY_KEY, By, Flowing, Owner, Verdict, judge, refused},
 };
 
 const TCP_ESTABLISHED: u32 = 1;
@@ -33,64 +34,81 @@ fn packet(skb: *mut __sk_buff, hook: Hook) -> i32 {
     let socket: *mut c_void = unsafe { (*skb).__bindgen_anon_2.sk }.cast();
     if socket.is_null() {
         // The hook runs for packets that have a socket. One without is nobody's.
-        return deny(Owner { job: JOB_NONE, key: None }, Reason::Internal, hook);
+        return deny(JOB_NONE, ANY_KEY, Reason::Internal, hook);
     }
     // SAFETY: not null.
     let Some(stamp) = (unsafe { STAMPS.get(socket) }) else {
         // A socket of a managed cgroup that the fence has not seen made: older than the fence, or the kernel's own.
         // SAFETY: not null, in a packet program.
         let job = unsafe { caller::job_of_socket(socket) }.unwrap_or(JOB_NONE);
-        let owner = Owner { job, key: JOBS.get(job).map(|job| job.key) };
-        return deny(owner, Reason::ForeignSocket, hook);
+        return deny(job, JOBS.get(job).map_or(ANY_KEY, |job| job.key), Reason::ForeignSocket, hook);
     };
     let generation = HOST.get(0).map_or(0, |host| host.generation);
-    // Most packets are the next ones of a flow by plain IPv4: told before anything else is made of them.
+    // Most packets are the next ones of a flow by plain IP: told before anything else is made of them.
     // SAFETY: the verifier knows the context.
-    if let Some(remote) = unsafe { plain_v4(skb, hook) }
+    if let Some(remote) = unsafe { plain(skb, hook) }
         && (stamp.flags & stamp::DEAD == 0 || remote.protocol != protocol::TCP)
         && flow::allows(&mut stamp.flow, &remote, generation)
     {
         return ALLOW;
     }
-    let owner = Owner { job: stamp.job, key: Some(stamp.key) };
-    // SAFETY: the verifier knows the context.
-    let Some(ends) = (unsafe { ends(skb, hook) }) else {
-        return deny(owner, Reason::Malformed, hook);
-    };
-    let remote = flow::endpoint(ends.remote.canonical(), ends.remote_port, ends.protocol, ends.remote.is_loopback());
-    let dead = stamp.flags & stamp::DEAD != 0 && ends.protocol == protocol::TCP;
-    if !dead && flow::allows(&mut stamp.flow, &remote, generation) {
-        return ALLOW;
+    if stamp.flags & stamp::OUTGOING != 0 {
+        // First, and into the socket's own memory: what the verifier need not remember of it, it does not multiply the rest by.
+        // SAFETY: the socket is not null.
+        unsafe {
+            match hook {
+                Hook::Egress => tls::sent(skb, socket, stamp),
+                _ => tls::received(skb, socket, stamp),
+            }
+        }
     }
-    judged(skb, socket, stamp, owner, &ends, &remote, generation, dead, hook)
+    // SAFETY: the socket is not null.
+    unsafe { judged(skb, socket, stamp, generation, hook) }
 }
 
-#[allow(clippy::too_many_arguments, reason = "one body, split only because the fast path above must stay short")]
-#[inline(always)]
-fn judged(
-    skb: *mut __sk_buff,
-    socket: *mut c_void,
-    stamp: &mut Stamp,
-    owner: Owner,
-    ends: &Ends,
-    remote: &Endpoint,
-    generation: u64,
-    dead: bool,
-    hook: Hook,
-) -> i32 {
-    let tcp = ends.protocol == protocol::TCP;
-    let by = match (tcp, stamp.flags & stamp::OUTGOING != 0) {
+/// Judges a packet of a flow that is not known to be allowed.
+///
+/// # Safety
+///
+/// The pointers are live, and the verifier knows what they point to.
+#[inline(never)]
+unsafe fn judged(skb: *mut __sk_buff, socket: *mut c_void, stamp: *mut Stamp, mut generation: u64, hook: Hook) -> i32 {
+    // SAFETY: the caller's promise.
+    let stamp = unsafe { &mut *stamp };
+    let owner = Owner { job: stamp.job, key: stamp.key };
+    let mut room = MaybeUninit::<Flowing>::uninit();
+    let mut verdict = MaybeUninit::<Verdict>::uninit();
+    // SAFETY: the verifier knows the context.
+    if !unsafe { flowing(skb, owner, hook, room.as_mut_ptr()) } {
+        let passes = refused(&mut verdict, owner, Reason::Malformed, hook, &Endpoint::default());
+        return if passes { ALLOW } else { DENY };
+    }
+    // SAFETY: all of it was written.
+    let flowing = unsafe { room.assume_init_mut() };
+    let remote = &flowing.remote;
+    let tcp = remote.protocol == protocol::TCP;
+    let outgoing = tcp && stamp.flags & stamp::OUTGOING != 0;
+    flowing.by = match (tcp, outgoing) {
         (true, true) => By::Egress,
         (true, false) => By::Listen,
         (false, _) => By::Either,
     };
-    // SAFETY: the verifier knows the context. After NAT the packet's own port may be another.
-    let local_port = unsafe { (*skb).local_port } as u16;
-    let (mut verdict, rule) = judge(owner, remote, local_port, by, |key| {
-        // SAFETY: this kind of program has the look-up helpers.
-        unsafe { own_peer(skb.cast(), key, ends) }
-    });
-    if dead {
+    // A TCP socket was judged when it connected; of what any other sent, its last flow is known.
+    flowing.lives = outgoing || (!tcp && flow::is_last(&stamp.flow, remote));
+    // SAFETY: this kind of program has the look-up helpers, and `judge` writes the whole verdict.
+    let verdict = unsafe {
+        judge(skb.cast(), flowing, verdict.as_mut_ptr());
+        verdict.assume_init_mut()
+    };
+    let mut news = false;
+    if outgoing && verdict.allows() && verdict.flags as u8 & rule::TLS != 0 {
+        // SAFETY: the socket is not null.
+        news = tls::conclude(verdict, unsafe { TALKS.get(socket) }, hook);
+        if stamp.flags & stamp::GREETED == 0 {
+            generation = flow::HELD;
+        }
+    }
+    if tcp && stamp.flags & stamp::DEAD != 0 {
         verdict.reason = Reason::Killed;
     }
     // SAFETY: the socket is not null.
@@ -101,59 +119,79 @@ fn judged(
     match verdict.reason {
         // A listener carries many flows; an own loopback peer is certain only once connected, and never for UDP.
         Reason::Allowed if !(tcp && state == TCP_LISTEN) && (!verdict.own || (tcp && state == TCP_ESTABLISHED)) => {
-            flow::remember(&mut stamp.flow, remote, local_port, generation, verdict.deadline_ns, rule);
+            flow::remember(&mut stamp.flow, remote, flowing.local_port, generation, verdict);
         }
         // What was queued before a kill must not go out after a restore.
         Reason::Killed if tcp && state != TCP_LISTEN => stamp.flags |= stamp::DEAD,
         _ => {}
     }
-    if settle(&verdict, hook, remote) { ALLOW } else { DENY }
+    let passes = settle(verdict, hook, remote);
+    if news {
+        // SAFETY: the socket is not null.
+        unsafe { announce_name(verdict, hook, remote, skb, socket) };
+    }
+    if passes { ALLOW } else { DENY }
 }
 
-#[inline(always)]
-fn deny(owner: Owner, reason: Reason, hook: Hook) -> i32 {
-    if settle(&refuse(owner, reason), hook, &Endpoint::default()) { ALLOW } else { DENY }
+#[inline(never)]
+fn deny(job: u32, key: u64, reason: Reason, hook: Hook) -> i32 {
+    let mut room = MaybeUninit::uninit();
+    if refused(&mut room, Owner { job, key }, reason, hook, &Endpoint::default()) { ALLOW } else { DENY }
 }
 
-/// The other end of a TCP or UDP packet over plain IPv4, where [`ends`] has the words for it.
+/// The other end of a TCP or UDP packet over plain IP, as the flows have it in mind that are neither fragmented nor disguised.
 #[inline(always)]
-unsafe fn plain_v4(skb: *mut __sk_buff, hook: Hook) -> Option<Endpoint> {
+unsafe fn plain(skb: *mut __sk_buff, hook: Hook) -> Option<Endpoint> {
+    let egress = matches!(hook, Hook::Egress);
     // SAFETY: the verifier knows the context and checks every access against `end`.
     unsafe {
         let data = (*skb).data as usize;
-        if data + 24 > (*skb).data_end as usize {
+        let end = (*skb).data_end as usize;
+        if data + 24 > end {
             return None;
         }
-        let fragment = u16::from_be(*((data + 6) as *const u16)) & 0x3fff;
-        let number = *((data + 9) as *const u8);
-        if *(data as *const u8) != 0x45 || fragment != 0 || (number != protocol::TCP && number != protocol::UDP) {
+        let first = *(data as *const u8);
+        if first == 0x45 {
+            let fragment = u16::from_be(*((data + 6) as *const u16)) & 0x3fff;
+            let number = *((data + 9) as *const u8);
+            if fragment != 0 || (number != protocol::TCP && number != protocol::UDP) {
+                return None;
+            }
+            let (address, port) = if egress { (data + 16, data + 22) } else { (data + 12, data + 20) };
+            let addr = Addr::from_v4(*(address as *const u32));
+            return Some(flow::endpoint(addr, u16::from_be(*(port as *const u16)), number, addr.is_loopback()));
+        }
+        if first >> 4 != 6 || data + 44 > end {
             return None;
         }
-        let (address, port) =
-            if matches!(hook, Hook::Egress) { (data + 16, data + 22) } else { (data + 12, data + 20) };
-        let addr = Addr::from_v4(*(address as *const u32));
-        let port = u16::from_be(*(port as *const u16));
-        Some(flow::endpoint(addr, port, number, addr.is_loopback()))
+        let number = *((data + 6) as *const u8);
+        if number != protocol::TCP && number != protocol::UDP {
+            return None;
+        }
+        let (address, port) = if egress { (data + 24, data + 42) } else { (data + 8, data + 40) };
+        let words = address as *const u32;
+        let addr = Addr([*words, *words.add(1), *words.add(2), *words.add(3)]);
+        Some(flow::endpoint(addr, u16::from_be(*(port as *const u16)), number, addr.is_loopback()))
     }
 }
 
 /// Reads the headers. `None` for anything but TCP or UDP over plain IP: options, extension headers and fragments name
 /// what cannot be judged here, and no socket that the fence lets exist sends them.
-#[inline(always)]
-unsafe fn ends(skb: *mut __sk_buff, hook: Hook) -> Option<Ends> {
+#[inline(never)]
+unsafe fn flowing(skb: *mut __sk_buff, owner: Owner, hook: Hook, room: *mut Flowing) -> bool {
     // SAFETY: the verifier knows the context and checks every access against `end`.
     unsafe {
         let data = (*skb).data as usize;
         let end = (*skb).data_end as usize;
         if data + 20 > end {
-            return None;
+            return false;
         }
         let first = *(data as *const u8);
         let (number, source, destination, ports) = match first >> 4 {
             4 => {
                 let fragment = u16::from_be(*((data + 6) as *const u16)) & 0x3fff;
                 if first != 0x45 || fragment != 0 {
-                    return None;
+                    return false;
                 }
                 (
                     *((data + 9) as *const u8),
@@ -164,7 +202,7 @@ unsafe fn ends(skb: *mut __sk_buff, hook: Hook) -> Option<Ends> {
             }
             6 => {
                 if data + 40 > end {
-                    return None;
+                    return false;
                 }
                 let words = |at: usize| {
                     let at = (data + at) as *const u32;
@@ -172,29 +210,25 @@ unsafe fn ends(skb: *mut __sk_buff, hook: Hook) -> Option<Ends> {
                 };
                 (*((data + 6) as *const u8), words(8), words(24), data + 40)
             }
-            _ => return None,
+            _ => return false,
         };
         if (number != protocol::TCP && number != protocol::UDP) || ports + 4 > end {
-            return None;
+            return false;
         }
         let source_port = u16::from_be(*(ports as *const u16));
         let destination_port = u16::from_be(*((ports + 2) as *const u16));
-        Some(if matches!(hook, Hook::Egress) {
-            Ends {
-                local: source,
-                local_port: source_port,
-                remote: destination,
-                remote_port: destination_port,
-                protocol: number,
-            }
+        let (local, local_port, far, far_port) = if matches!(hook, Hook::Egress) {
+            (source, source_port, destination, destination_port)
         } else {
-            Ends {
-                local: destination,
-                local_port: destination_port,
-                remote: source,
-                remote_port: source_port,
-                protocol: number,
-            }
-        })
+            (destination, destination_port, source, source_port)
+        };
+        (&raw mut (*room).owner).write(owner);
+        (&raw mut (*room).ends).write(Ends { local, remote: far, local_port, remote_port: far_port, protocol: number });
+        (&raw mut (*room).remote).write(flow::endpoint(far.canonical(), far_port, number, far.is_loopback()));
+        // After NAT the packet's own port may be another.
+        (&raw mut (*room).local_port).write((*skb).local_port as u16);
+        (&raw mut (*room).by).write(By::Either);
+        (&raw mut (*room).lives).write(false);
+        true
     }
 }

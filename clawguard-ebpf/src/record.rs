@@ -2,18 +2,21 @@
 
 #[cfg(target_arch = "bpf")]
 use core::arch::asm;
-use core::ptr;
+use core::{ffi::c_void, ptr};
 
 use aya_ebpf::{
-    bindings::BPF_NOEXIST,
+    bindings::{__sk_buff, BPF_NOEXIST},
     helpers::generated::{
         bpf_get_current_cgroup_id, bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_current_uid_gid,
+        bpf_get_socket_cookie, bpf_probe_read_kernel,
     },
 };
-use clawguard_common::{DecisionCount, DecisionKey, Endpoint, Event, Hook, MAX_DESTINATIONS, REASONS, lost};
+use clawguard_common::{
+    Called, DecisionCount, DecisionKey, Endpoint, Event, Hook, MAX_DESTINATIONS, NameEvent, REASONS, lost,
+};
 
 use crate::{
-    maps::{DECISIONS, Decisions, EVENTS, TOTALS, count_lost},
+    maps::{DECISIONS, Decisions, EVENTS, STAMPS, TALKS, TOTALS, count_lost},
     verdict::Verdict,
 };
 
@@ -170,6 +173,51 @@ fn announce(key: &DecisionKey, first: &DecisionCount) {
     unsafe {
         ptr::write(&raw mut (*event).key, *key);
         ptr::write(&raw mut (*event).first, *first);
+    }
+    entry.submit(0);
+}
+
+/// Tells that a flow was refused for what it called for.
+///
+/// # Safety
+///
+/// `socket` is a socket pointer that the verifier knows not to be null, in a packet program.
+#[inline(never)]
+pub(crate) unsafe fn announce_name(
+    verdict: &Verdict,
+    hook: Hook,
+    remote: &Endpoint,
+    skb: *mut __sk_buff,
+    socket: *mut c_void,
+) {
+    let Some(mut entry) = EVENTS.reserve_untyped::<NameEvent>(0) else {
+        count_lost(lost::EVENT);
+        return;
+    };
+    let event: *mut NameEvent = entry.as_mut_ptr();
+    let key = DecisionKey {
+        job_key: verdict.job_key,
+        serial: verdict.serial,
+        remote: *remote,
+        reason: verdict.reason as u8,
+        hook: hook as u8,
+        observed: u8::from(verdict.passes()),
+        pad: 0,
+    };
+    // SAFETY: the reserved room is as long as an event, and its parts are written one by one; the caller's socket.
+    unsafe {
+        ptr::write(&raw mut (*event).key, key);
+        (*event).at_ns = verdict.now_ns;
+        (*event).cookie = bpf_get_socket_cookie(skb.cast());
+        (*event).netns = STAMPS.get(socket).map_or(0, |stamp| stamp.netns);
+        (*event).pad = 0;
+        (*event).called.prefix = 0;
+        if let Some(talk) = TALKS.get(socket) {
+            let to = (&raw mut (*event).called).cast();
+            let from = ptr::from_ref(&talk.called).cast();
+            // One copy by the kernel instead of a loop here. Should it fail, the name stays empty.
+            let _ = bpf_probe_read_kernel(to, size_of::<Called>() as u32, from);
+        }
     }
     entry.submit(0);
 }

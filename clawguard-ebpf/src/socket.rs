@@ -1,6 +1,6 @@
 //! `cgroup/sock_create`: which sockets a managed task may make, and the stamp that each of them carries from then on.
 
-use core::{ffi::c_void, ptr};
+use core::{ffi::c_void, mem::MaybeUninit, ptr};
 
 use aya_ebpf::{
     helpers::generated::{bpf_get_netns_cookie, bpf_set_retval},
@@ -13,8 +13,7 @@ use crate::{
     answer::{ALLOW, DENY},
     caller,
     maps::{JOBS, STAMPS},
-    record::settle,
-    verdict::{Owner, refuse},
+    verdict::{Owner, refused},
 };
 
 const SOCK_STREAM: u32 = 1;
@@ -29,15 +28,16 @@ pub(crate) fn sock_create(ctx: SockContext) -> i32 {
     };
     // SAFETY: the context of this hook is the new socket.
     let (kind, number) = unsafe { ((*ctx.sock).type_, (*ctx.sock).protocol) };
-    let key = JOBS.get(job).map(|job| job.key);
+    let key = JOBS.get(job).map_or(0, |job| job.key);
     let owner = Owner { job, key };
+    let mut room = MaybeUninit::uninit();
     let fits = (kind == SOCK_STREAM && number == u32::from(protocol::TCP))
         || (kind == SOCK_DGRAM && number == u32::from(protocol::UDP));
     if !fits {
         let ping = number == u32::from(protocol::ICMP) || number == u32::from(protocol::ICMPV6);
         let reason = if kind == SOCK_RAW || ping { Reason::RawSocket } else { Reason::Protocol };
         let asked = Endpoint { addr: Addr::default(), port: number as u16, protocol: kind as u8, loopback: 0 };
-        if !settle(&refuse(owner, reason), Hook::SockCreate, &asked) {
+        if !refused(&mut room, owner, reason, Hook::SockCreate, &asked) {
             // A program that asks for MPTCP is told that there is none, and takes TCP.
             if number == protocol::MPTCP {
                 // SAFETY: the helper sets what socket(2) answers.
@@ -47,7 +47,7 @@ pub(crate) fn sock_create(ctx: SockContext) -> i32 {
         }
     }
     let mut stamp = Stamp {
-        key: key.unwrap_or(0),
+        key,
         // SAFETY: the context is the socket whose namespace is asked for.
         netns: unsafe { bpf_get_netns_cookie(ctx.sock.cast()) },
         job,
@@ -61,7 +61,7 @@ pub(crate) fn sock_create(ctx: SockContext) -> i32 {
         return ALLOW;
     }
     let asked = Endpoint::default();
-    if settle(&refuse(owner, Reason::Internal), Hook::SockCreate, &asked) { ALLOW } else { DENY }
+    if refused(&mut room, owner, Reason::Internal, Hook::SockCreate, &asked) { ALLOW } else { DENY }
 }
 
 /// A flow's ends: the agent's and the other one, as on the wire.
@@ -73,7 +73,7 @@ pub(crate) struct Ends {
     pub(crate) protocol: u8,
 }
 
-/// Whether the socket at the other end of a loopback flow bears the stamp of this job.
+/// Which job's stamp the socket at the other end of a loopback flow bears ([`clawguard_common::Job::key`]); 0 for none.
 ///
 /// The look-up finds a connected socket if there is one and a listener otherwise, as the kernel will when the packet
 /// arrives.
@@ -82,7 +82,7 @@ pub(crate) struct Ends {
 ///
 /// `ctx` is the program's context, of a kind that has the socket look-up helpers.
 #[inline(never)]
-pub(crate) unsafe fn own_peer(ctx: *mut c_void, key: u64, ends: &Ends) -> bool {
+pub(crate) unsafe fn peer(ctx: *mut c_void, ends: &Ends) -> u64 {
     use aya_ebpf::{
         bindings::bpf_sock_tuple,
         helpers::generated::{bpf_sk_lookup_tcp, bpf_sk_lookup_udp, bpf_sk_release},
@@ -117,10 +117,10 @@ pub(crate) unsafe fn own_peer(ctx: *mut c_void, key: u64, ends: &Ends) -> bool {
             bpf_sk_lookup_udp(ctx, tuple, size, HERE, 0)
         };
         if socket.is_null() {
-            return false;
+            return 0;
         }
-        let own = STAMPS.get(socket.cast()).is_some_and(|stamp| stamp.key == key);
+        let key = STAMPS.get(socket.cast()).map_or(0, |stamp| stamp.key);
         bpf_sk_release(socket.cast());
-        own
+        key
     }
 }

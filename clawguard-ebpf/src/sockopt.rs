@@ -3,6 +3,8 @@
 //! Joining a multicast group sends IGMP or MLD reports that carry an address of the agent's choice, and IGMP has no
 //! socket, so no packet hook sees it. IP options and routing headers name further destinations inside the packet.
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::{macros::cgroup_sockopt, programs::SockoptContext};
 use clawguard_common::{Addr, Endpoint, Hook, Reason};
 
@@ -10,8 +12,7 @@ use crate::{
     answer::{ALLOW, DENY},
     caller,
     maps::{JOBS, STAMPS},
-    record::settle,
-    verdict::{Owner, refuse},
+    verdict::{ANY_KEY, Owner, refused},
 };
 
 const SOL_SOCKET: i32 = 1;
@@ -71,12 +72,13 @@ const fn refused_socket(option: i32) -> bool {
 pub(crate) fn setsockopt(ctx: SockoptContext) -> i32 {
     // SAFETY: the verifier knows the context.
     let (level, option) = unsafe { ((*ctx.sockopt).level, (*ctx.sockopt).optname) };
-    let refused = (level == IPPROTO_IP && refused_v4(option))
+    let reaches_around = (level == IPPROTO_IP && refused_v4(option))
         || (level == IPPROTO_IPV6 && refused_v6(option))
         || (level == SOL_SOCKET && refused_socket(option));
-    if refused && let Some(owner) = owner(&ctx) {
+    if reaches_around && let Some(owner) = owner(&ctx) {
         let asked = Endpoint { addr: Addr::default(), port: option as u16, protocol: level as u8, loopback: 0 };
-        if !settle(&refuse(owner, Reason::SocketOption), Hook::Setsockopt, &asked) {
+        let mut room = MaybeUninit::uninit();
+        if !refused(&mut room, owner, Reason::SocketOption, Hook::Setsockopt, &asked) {
             return DENY;
         }
     }
@@ -96,8 +98,8 @@ fn owner(ctx: &SockoptContext) -> Option<Owner> {
         STAMPS.get(socket.cast())
     };
     if let Some(stamp) = stamp {
-        return Some(Owner { job: stamp.job, key: Some(stamp.key) });
+        return Some(Owner { job: stamp.job, key: stamp.key });
     }
     let job = caller::job()?;
-    Some(Owner { job, key: JOBS.get(job).map(|job| job.key) })
+    Some(Owner { job, key: JOBS.get(job).map_or(ANY_KEY, |job| job.key) })
 }

@@ -1,12 +1,18 @@
 //! The one decision that every hook asks for.
 
+use core::{ffi::c_void, mem::MaybeUninit};
+
 use aya_ebpf::helpers::generated::bpf_ktime_get_boot_ns;
 use clawguard_common::{
-    ADDRESS, Endpoint, ExactKey, Groups, JOB_NONE, Job, NO_RULE, PolicyHead, RangeData, Reason, Rule, group, job, policy, side,
-    tag,
+    ADDRESS, Endpoint, ExactKey, Groups, Hook, Host, JOB_NONE, Job, LearnedKey, NO_RULE, PolicyHead, RangeData, Reason,
+    Rule, bound, group, guard, job, policy, protocol, side, tag,
 };
 
-use crate::maps::{AGENTS, EXACT, HOST, JOBS, POLICIES, RANGES};
+use crate::{
+    maps::{AGENTS, EXACT, HOST, JOBS, LEARNED, POLICIES, RANGES},
+    record::settle,
+    socket::{Ends, peer},
+};
 
 /// By which rules a flow's other end is judged.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -23,23 +29,34 @@ pub(crate) enum By {
 #[derive(Clone, Copy)]
 pub(crate) struct Owner {
     pub(crate) job: u32,
-    /// [`Job::key`]; `None` where the cgroup alone speaks.
-    pub(crate) key: Option<u64>,
+    /// [`Job::key`], or [`ANY_KEY`].
+    pub(crate) key: u64,
 }
 
-/// What was decided, and under what. Small: a program's stack has 512 bytes.
+/// Stands where the cgroup alone says whose a flow is. No job has it.
+pub(crate) const ANY_KEY: u64 = u64::MAX;
+
+/// What was decided, and under what. (No pointer to the rule: the verifier forgets what a pointer is on its way through a called
+/// function's stack.)
 #[derive(Clone, Copy)]
 pub(crate) struct Verdict {
     pub(crate) deadline_ns: u64,
     pub(crate) now_ns: u64,
     pub(crate) job_key: u64,
     pub(crate) serial: u64,
-    /// Number of the rule that was found, whether it allows or denies. (Not a pointer to it: the verifier forgets what
-    /// a pointer is on its way through a called function's stack.)
+    /// The groups that a kill would have to name.
+    pub(crate) groups: Groups,
+    /// Number of the rule that was found, whether it allows or denies.
     pub(crate) rule: u32,
+    /// Of that rule: [`clawguard_common::rule`].
+    pub(crate) flags: u32,
+    /// Slot of the job.
+    pub(crate) job: u32,
     pub(crate) agent: u32,
+    /// Slot of the contract.
+    pub(crate) policy: u32,
     pub(crate) reason: Reason,
-    /// Allowed because both ends are the job's own.
+    /// Allowed because both ends are the job's own, or one is the DNS guard's.
     pub(crate) own: bool,
     pub(crate) observe: bool,
     pub(crate) canary: bool,
@@ -59,33 +76,56 @@ impl Verdict {
     }
 }
 
-/// A verdict that needs no rule: the reason, in the name of the owner's job and under its mode.
+/// Writes a verdict that needs no rule: the reason, in the name of the owner's job and under its mode.
+///
+/// # Safety
+///
+/// There is room for a verdict.
 #[inline(always)]
-pub(crate) fn refuse(owner: Owner, reason: Reason) -> Verdict {
-    let mut verdict = Verdict {
-        deadline_ns: 0,
-        // SAFETY: the helper takes nothing and reads a clock.
-        now_ns: unsafe { bpf_ktime_get_boot_ns() },
-        job_key: owner.key.unwrap_or(0),
-        serial: 0,
-        rule: NO_RULE,
-        agent: 0,
-        reason,
-        own: false,
-        observe: false,
-        canary: false,
+unsafe fn refuse(verdict: *mut Verdict, owner: Owner, reason: Reason) -> &'static mut Verdict {
+    // SAFETY: the caller's promise; every part is written, in place, to spare the stack a copy. The helper reads a clock.
+    let verdict = unsafe {
+        (&raw mut (*verdict).deadline_ns).write(0);
+        (&raw mut (*verdict).now_ns).write(bpf_ktime_get_boot_ns());
+        (&raw mut (*verdict).job_key).write(if owner.key == ANY_KEY { 0 } else { owner.key });
+        (&raw mut (*verdict).serial).write(0);
+        (&raw mut (*verdict).groups).write(Groups::one(group::ALL));
+        (&raw mut (*verdict).rule).write(NO_RULE);
+        (&raw mut (*verdict).flags).write(0);
+        (&raw mut (*verdict).job).write(owner.job);
+        (&raw mut (*verdict).agent).write(0);
+        (&raw mut (*verdict).policy).write(0);
+        (&raw mut (*verdict).reason).write(reason);
+        (&raw mut (*verdict).own).write(false);
+        (&raw mut (*verdict).observe).write(false);
+        (&raw mut (*verdict).canary).write(false);
+        &mut *verdict
     };
     if let Some(job) = JOBS.get(owner.job) {
-        take_job(&mut verdict, owner, job);
+        take_job(verdict, owner, job);
     }
     verdict
+}
+
+/// Refuses for a reason that needs no rule, counts and tells it. Answers whether it passes all the same. Of several in one
+/// program the verdicts take the same room.
+#[inline(always)]
+pub(crate) fn refused(
+    room: &mut MaybeUninit<Verdict>,
+    owner: Owner,
+    reason: Reason,
+    hook: Hook,
+    remote: &Endpoint,
+) -> bool {
+    // SAFETY: the room is there.
+    settle(unsafe { refuse(room.as_mut_ptr(), owner, reason) }, hook, remote)
 }
 
 /// Notes whose verdict it is; answers whether that job is in force.
 #[inline(always)]
 fn take_job(verdict: &mut Verdict, owner: Owner, job: &Job) -> bool {
     let key = job.key;
-    if key == 0 || owner.key.is_some_and(|stamped| stamped != key) {
+    if key == 0 || (owner.key != ANY_KEY && owner.key != key) {
         return false;
     }
     let flags = job.flags;
@@ -96,77 +136,138 @@ fn take_job(verdict: &mut Verdict, owner: Owner, job: &Job) -> bool {
     flags & job::OVER == 0
 }
 
-/// Judges the other end of a flow. `own_peer` is asked, for loopback addresses that no rule names, whether the socket
-/// there belongs to the same job. Answers the rule as well, where there is one.
-#[inline(always)]
-pub(crate) fn judge(
-    owner: Owner,
-    remote: &Endpoint,
-    local_port: u16,
-    by: By,
-    own_peer: impl FnOnce(u64) -> bool,
-) -> (Verdict, Option<&'static Rule>) {
-    let mut verdict = refuse(owner, Reason::JobOver);
+/// A flow that is to be judged.
+pub(crate) struct Flowing {
+    pub(crate) owner: Owner,
+    /// Both ends, as on the wire.
+    pub(crate) ends: Ends,
+    /// The other end, as it is judged.
+    pub(crate) remote: Endpoint,
+    /// The socket's own port; 0 where it does not matter.
+    pub(crate) local_port: u16,
+    pub(crate) by: By,
+    /// Whether the flow was allowed before: an answer that is no longer good still holds for it.
+    pub(crate) lives: bool,
+}
+
+/// Judges the other end of a flow.
+///
+/// # Safety
+///
+/// `ctx` is the program's context, of a kind that has the socket look-up helpers; the others are live.
+#[inline(never)]
+pub(crate) unsafe fn judge(ctx: *mut c_void, flow: *const Flowing, verdict: *mut Verdict) {
+    // SAFETY: the caller's promise.
+    let flow = unsafe { &*flow };
+    let owner = flow.owner;
+    // SAFETY: the caller's promise.
+    let verdict = unsafe { refuse(verdict, owner, Reason::JobOver) };
     if owner.job == JOB_NONE {
         verdict.reason = Reason::NoJob;
-        return (verdict, None);
+        return;
     }
     let (Some(job), Some(host)) = (JOBS.get(owner.job), HOST.get(0)) else {
         verdict.reason = Reason::Internal;
-        return (verdict, None);
+        return;
     };
-    if !take_job(&mut verdict, owner, job) {
-        return (verdict, None);
+    if !take_job(verdict, owner, job) {
+        return;
     }
-    let mut rule = None;
     let slot = job.policy as u32;
-    let (Some(head), Some(agent)) = (POLICIES.get(slot), AGENTS.get(verdict.agent)) else {
+    let Some(head) = POLICIES.get(slot) else {
         verdict.reason = Reason::Internal;
-        return (verdict, None);
+        return;
     };
     if slot == 0 {
         verdict.reason = Reason::NoContract;
     } else {
         verdict.serial = head.serial;
+        verdict.policy = slot;
         verdict.deadline_ns = if head.deadline_ns < job.deadline_ns { head.deadline_ns } else { job.deadline_ns };
-        (verdict.reason, rule) = find(slot, head, remote, local_port, by);
-        if !verdict.allows() && remote.loopback != 0 && own_peer(verdict.job_key) {
-            verdict.reason = Reason::Allowed;
-            rule = None;
-            verdict.own = true;
+        let (reason, rule) = find(verdict, head, flow);
+        verdict.reason = reason;
+        if let Some(rule) = rule {
+            verdict.groups = rule.groups;
+            verdict.rule = rule.number;
+            verdict.flags = u32::from(rule.flags);
+        }
+        if !verdict.allows() && flow.remote.loopback != 0 {
+            let own = own_peer(verdict, host, flow);
+            // SAFETY: the caller's promise.
+            if own != 0 && unsafe { peer(ctx, &flow.ends) } == own {
+                verdict.reason = Reason::Allowed;
+                verdict.groups = Groups::one(group::ALL);
+                verdict.rule = NO_RULE;
+                verdict.flags = 0;
+                verdict.own = true;
+            }
         }
         if verdict.now_ns >= verdict.deadline_ns {
             verdict.reason = if verdict.now_ns >= head.deadline_ns { Reason::Expired } else { Reason::TokenEnded };
         }
     }
     // Last, because a kill holds whatever else is true, in observe mode too.
-    if killed(rule, &host.killed) || killed(rule, &agent.killed) || killed(rule, &job.killed) {
+    if is_killed(verdict) {
         verdict.reason = Reason::Killed;
     }
-    if let Some(rule) = rule {
-        verdict.rule = rule.number;
-    }
-    (verdict, rule)
 }
 
-/// Whether a kill meets a rule, or what no rule names: that belongs to `all` alone.
+/// Whether one of the groups that a verdict rests on is killed, for the host, the agent or the job. What no rule names belongs to
+/// `all` alone.
 #[inline(always)]
-fn killed(rule: Option<&Rule>, killed: &Groups) -> bool {
-    match rule {
-        Some(rule) => rule.groups.intersects(killed),
-        None => killed.contains(group::ALL),
+pub(crate) fn is_killed(verdict: &Verdict) -> bool {
+    let (Some(host), Some(agent), Some(job)) = (HOST.get(0), AGENTS.get(verdict.agent), JOBS.get(verdict.job)) else {
+        return true;
+    };
+    let groups = &verdict.groups;
+    groups.intersects(&host.killed) || groups.intersects(&agent.killed) || groups.intersects(&job.killed)
+}
+
+/// Whose socket must be at the other end of a loopback flow that no rule names: the job's own; the DNS guard's at the address
+/// at which it serves this job; and at the guard's side that of the job whose address was asked.
+#[inline(always)]
+fn own_peer(verdict: &Verdict, host: &Host, flow: &Flowing) -> u64 {
+    if host.guard_port == 0 {
+        return verdict.job_key;
     }
+    if u64::from(flow.remote.port) == host.guard_port
+        && let Some(job) = guard::job(flow.remote.addr)
+    {
+        return if job == verdict.job { host.guard_key } else { 0 };
+    }
+    if verdict.job_key == host.guard_key && u64::from(flow.local_port) == host.guard_port {
+        let asker = guard::job(flow.ends.local).and_then(|slot| JOBS.get(slot));
+        return asker.map_or(0, |job| job.key);
+    }
+    verdict.job_key
+}
+
+/// Whether a rule's names may be called for at an address and port, by an agent under a contract.
+#[inline(always)]
+pub(crate) fn is_bound(agent: u32, policy: u32, serial: u64, remote: &Endpoint, number: u32) -> bool {
+    let tag = tag(side::EGRESS, remote.protocol, remote.port);
+    let place = ExactKey { tag, rule: bound(number), addr: remote.addr };
+    let key = LearnedKey { agent, policy, place };
+    if let Some(exact) = EXACT.get(policy)
+        // SAFETY: the entries of a contract's maps are written before a job points to them and never change.
+        && unsafe { exact.get(key.place) }.is_some()
+    {
+        return true;
+    }
+    // SAFETY: an entry is read only for its serial, one word.
+    unsafe { LEARNED.get(key) }.is_some_and(|learned| learned.serial == serial)
 }
 
 /// The rule for an endpoint and what follows from it.
 #[inline(always)]
-fn find(slot: u32, head: &PolicyHead, remote: &Endpoint, local_port: u16, by: By) -> (Reason, Option<&'static Rule>) {
-    let none = if remote.loopback != 0 {
-        Reason::Loopback
-    } else if matches!(by, By::Listen) {
-        Reason::Inbound
-    } else {
-        Reason::NotInContract
+fn find(verdict: &Verdict, head: &PolicyHead, flow: &Flowing) -> (Reason, Option<&'static Rule>) {
+    let (remote, by, slot) = (&flow.remote, flow.by, verdict.policy);
+    let none = match by {
+        _ if remote.loopback != 0 => Reason::Loopback,
+        By::Listen => Reason::Inbound,
+        _ if remote.port == guard::DNS_PORT || guard::other_dns(remote.port) => Reason::Dns,
+        _ if remote.port == 443 && remote.protocol == protocol::UDP => Reason::Quic,
+        _ => Reason::NotInContract,
     };
     // Another form of a loopback address, which leaves the host all the same: no rule for the address means that.
     if remote.loopback == 0 && remote.addr.is_loopback() {
@@ -176,16 +277,29 @@ fn find(slot: u32, head: &PolicyHead, remote: &Endpoint, local_port: u16, by: By
     let flags = head.flags;
     if !matches!(by, By::Listen) {
         let tag = tag(side::EGRESS, remote.protocol, remote.port);
+        let place = ExactKey { tag, rule: ADDRESS, addr: remote.addr };
+        let key = LearnedKey { agent: verdict.agent, policy: slot, place };
         if flags & policy::EXACT != 0 {
             let Some(exact) = EXACT.get(slot) else {
                 return (Reason::Internal, None);
             };
             // SAFETY: the entries of a contract's maps are written before a job points to them and never change.
-            if let Some(rule) = unsafe { exact.get(ExactKey { tag, rule: ADDRESS, addr: remote.addr }) } {
+            if let Some(rule) = unsafe { exact.get(key.place) } {
                 if rule.reason == Reason::Allowed as u8 {
                     return (Reason::Allowed, Some(rule));
                 }
                 denied = (reason(rule.reason), Some(rule));
+            }
+        }
+        if flags & policy::NAMES != 0 && denied.1.is_none() {
+            // SAFETY: an entry's rule is replaced whole, and its times are words.
+            if let Some(learned) = unsafe { LEARNED.get(key) }
+                && learned.serial == verdict.serial
+            {
+                if flow.lives || verdict.now_ns < learned.expires_ns {
+                    return (Reason::Allowed, Some(&learned.rule));
+                }
+                denied.0 = Reason::NameExpired;
             }
         }
         if flags & policy::RANGES != 0 && denied.1.is_none() {
@@ -198,7 +312,7 @@ fn find(slot: u32, head: &PolicyHead, remote: &Endpoint, local_port: u16, by: By
         }
     }
     if !matches!(by, By::Egress) && flags & policy::LISTEN != 0 {
-        let tag = tag(side::LISTEN, remote.protocol, local_port);
+        let tag = tag(side::LISTEN, remote.protocol, flow.local_port);
         if let Some(rule) = range(slot, tag, remote)
             && rule.reason == Reason::Allowed as u8
         {

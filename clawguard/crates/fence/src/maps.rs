@@ -7,8 +7,9 @@ use aya::{
     maps::{Map, MapData, RingBuf},
 };
 use clawguard_common::{
-    Agent, Cgroup, DecisionCount, DecisionKey, EVENT_RING_BYTES, ExactKey, Groups, Host, Job, MAX_AGENTS, MAX_CGROUPS,
-    MAX_DECISIONS, MAX_JOBS, MAX_POLICIES, PolicyHead, REASONS, RangeData, Rule, Stamp, lost,
+    Agent, Called, Cgroup, DecisionCount, DecisionKey, EVENT_RING_BYTES, ExactKey, Greeting, Groups, Host, Job,
+    Learned, LearnedKey, MAX_AGENTS, MAX_CGROUPS, MAX_DECISIONS, MAX_JOBS, MAX_LEARNED, MAX_POLICIES, PolicyHead,
+    REASONS, RangeData, Rule, Stamp, Talk, lost,
 };
 use sys::{
     bpf::{self, MapShape},
@@ -34,7 +35,7 @@ const fn shape(kind: u32, key_size: usize, value_size: usize, max_entries: u32, 
 }
 
 /// What the maps of this ABI look like, by name: what a pin is compared with before it is used again.
-pub(crate) const SHAPES: [(&str, MapShape); 12] = [
+pub(crate) const SHAPES: [(&str, MapShape); 16] = [
     ("HOST", shape(ARRAY, 4, size_of::<Host>(), 1, F_MMAPABLE)),
     ("AGENTS", shape(ARRAY, 4, size_of::<Agent>(), MAX_AGENTS, F_MMAPABLE)),
     ("JOBS", shape(ARRAY, 4, size_of::<Job>(), MAX_JOBS, F_MMAPABLE)),
@@ -42,11 +43,15 @@ pub(crate) const SHAPES: [(&str, MapShape); 12] = [
     ("CGROUPS", shape(HASH, 8, size_of::<Cgroup>(), MAX_CGROUPS, 0)),
     ("EXACT", shape(ARRAY_OF_MAPS, 4, 4, MAX_POLICIES, 0)),
     ("RANGES", shape(ARRAY_OF_MAPS, 4, 4, MAX_POLICIES, 0)),
+    ("NAMES", shape(ARRAY_OF_MAPS, 4, 4, MAX_POLICIES, 0)),
+    ("LEARNED", shape(HASH, size_of::<LearnedKey>(), size_of::<Learned>(), MAX_LEARNED, F_NO_PREALLOC)),
     ("DECISIONS", shape(ARRAY_OF_MAPS, 4, 4, 1, 0)),
     ("TOTALS", shape(PERCPU_ARRAY, 4, 8, MAX_AGENTS * REASONS as u32 * 2, 0)),
     ("LOST", shape(PERCPU_ARRAY, 4, 8, lost::COUNT, 0)),
     ("EVENTS", shape(RINGBUF, 0, 0, EVENT_RING_BYTES, 0)),
     ("STAMPS", shape(SK_STORAGE, 4, size_of::<Stamp>(), 0, F_NO_PREALLOC | F_CLONE)),
+    ("GREETINGS", shape(SK_STORAGE, 4, size_of::<Greeting>(), 0, F_NO_PREALLOC)),
+    ("TALKS", shape(SK_STORAGE, 4, size_of::<Talk>(), 0, F_NO_PREALLOC)),
 ];
 
 /// Makes a map for a contract's exact addresses.
@@ -58,6 +63,11 @@ pub(crate) fn new_exact(entries: u32) -> io::Result<OwnedFd> {
 pub(crate) fn new_ranges(entries: u32) -> io::Result<OwnedFd> {
     let key = 4 + size_of::<RangeData>();
     bpf::map_create(shape(LPM_TRIE, key, size_of::<Rule>(), entries.max(1), F_NO_PREALLOC), "cg_ranges")
+}
+
+/// Makes a map for a contract's names.
+pub(crate) fn new_names(entries: u32) -> io::Result<OwnedFd> {
+    bpf::map_create(shape(LPM_TRIE, size_of::<Called>(), size_of::<Rule>(), entries.max(1), F_NO_PREALLOC), "cg_names")
 }
 
 /// Makes a map for an interval's decisions.
@@ -123,6 +133,8 @@ pub(crate) struct Maps {
     pub(crate) cgroups: MapData,
     pub(crate) exact: MapData,
     pub(crate) ranges: MapData,
+    pub(crate) names: MapData,
+    pub(crate) learned: MapData,
     pub(crate) decisions: MapData,
     pub(crate) totals: MapData,
     pub(crate) lost: MapData,
@@ -153,6 +165,8 @@ impl Maps {
             cgroups: take("CGROUPS")?,
             exact: take("EXACT")?,
             ranges: take("RANGES")?,
+            names: take("NAMES")?,
+            learned: take("LEARNED")?,
             decisions: take("DECISIONS")?,
             totals: take("TOTALS")?,
             lost: take("LOST")?,

@@ -1,0 +1,130 @@
+//! The way to the DNS guard: whatever resolver a managed task asks, the guard answers, and the task does not notice.
+//!
+//! The guard's address tells it which job asks; only that job's packets pass to it ([`crate::verdict`]).
+
+use aya_ebpf::{bindings::bpf_sock_addr, macros::cgroup_sock_addr, programs::SockAddrContext};
+use clawguard_common::{Addr, Hook, Stamp, guard, job};
+
+use crate::{
+    address::destination,
+    answer::ALLOW,
+    maps::{HOST, JOBS, STAMPS},
+};
+
+/// Sends a question to the guard instead, and notes whom it was meant for. Answers whether the call may go on: there is a guard,
+/// and a way to it from this socket.
+#[inline(always)]
+pub(crate) fn redirect(ctx: &SockAddrContext, stamp: &mut Stamp, hook: Hook) -> bool {
+    stamp.resolver.port = 0;
+    // SAFETY: the verifier knows the context.
+    if unsafe { (*ctx.sock_addr).user_port } as u16 != guard::DNS_PORT.to_be() {
+        return true;
+    }
+    let Some(host) = HOST.get(0) else { return false };
+    if JOBS.get(stamp.job).is_some_and(|job| job.flags & (job::GATEWAY | job::CANARY) != 0) {
+        return true;
+    }
+    let port = host.guard_port as u16;
+    // A datagram of an IPv6 socket cannot be sent to an IPv4 address from here.
+    if port == 0 || matches!(hook, Hook::Sendmsg6) {
+        return false;
+    }
+    let to = guard::address(stamp.job);
+    stamp.resolver.addr = destination(ctx, hook);
+    stamp.resolver.port = guard::DNS_PORT;
+    // SAFETY: the verifier knows the context, and which of its words this kind of hook may write.
+    unsafe {
+        match hook {
+            Hook::Connect6 => write6(ctx.sock_addr, to),
+            _ => (*ctx.sock_addr).user_ip4 = to.0[3],
+        }
+        (*ctx.sock_addr).user_port = u32::from(port.to_be());
+    }
+    true
+}
+
+/// Whether a socket is the guard's own.
+#[inline(always)]
+pub(crate) fn answers(stamp: &Stamp, local_port: u16) -> bool {
+    HOST.get(0).is_some_and(|host| {
+        host.guard_port != 0 && host.guard_key == stamp.key && host.guard_port == u64::from(local_port)
+    })
+}
+
+#[cgroup_sock_addr(recvmsg4)]
+pub(crate) fn recvmsg4(ctx: SockAddrContext) -> i32 {
+    hide4(&ctx)
+}
+
+#[cgroup_sock_addr(recvmsg6)]
+pub(crate) fn recvmsg6(ctx: SockAddrContext) -> i32 {
+    hide6(&ctx)
+}
+
+#[cgroup_sock_addr(getpeername4)]
+pub(crate) fn getpeername4(ctx: SockAddrContext) -> i32 {
+    hide4(&ctx)
+}
+
+#[cgroup_sock_addr(getpeername6)]
+pub(crate) fn getpeername6(ctx: SockAddrContext) -> i32 {
+    hide6(&ctx)
+}
+
+/// The resolver that a socket believes to ask, if `from` is the guard's answer to it.
+#[inline(always)]
+fn meant(ctx: &SockAddrContext, from: impl FnOnce() -> Addr) -> Option<&'static Stamp> {
+    // SAFETY: this kind of context always has its socket.
+    let stamp = unsafe {
+        let socket = (*ctx.sock_addr).__bindgen_anon_1.sk;
+        STAMPS.get(socket.cast())?
+    };
+    let host = HOST.get(0)?;
+    // SAFETY: the verifier knows the context.
+    let port = u16::from_be(unsafe { (*ctx.sock_addr).user_port } as u16);
+    let from_guard =
+        stamp.resolver.port != 0 && u64::from(port) == host.guard_port && from().0[3] == guard::address(stamp.job).0[3];
+    if from_guard { Some(stamp) } else { None }
+}
+
+#[inline(always)]
+fn hide4(ctx: &SockAddrContext) -> i32 {
+    // SAFETY: the verifier knows the context.
+    unsafe {
+        if let Some(stamp) = meant(ctx, || Addr::from_v4((*ctx.sock_addr).user_ip4)) {
+            (*ctx.sock_addr).user_ip4 = stamp.resolver.addr.0[3];
+            (*ctx.sock_addr).user_port = u32::from(stamp.resolver.port.to_be());
+        }
+    }
+    ALLOW
+}
+
+#[inline(always)]
+fn hide6(ctx: &SockAddrContext) -> i32 {
+    // SAFETY: the verifier knows the context.
+    unsafe {
+        let from = || {
+            let ip = &raw const (*ctx.sock_addr).user_ip6;
+            Addr([(*ip)[0], (*ip)[1], (*ip)[2], (*ip)[3]])
+        };
+        if let Some(stamp) = meant(ctx, from) {
+            write6(ctx.sock_addr, stamp.resolver.addr);
+            (*ctx.sock_addr).user_port = u32::from(stamp.resolver.port.to_be());
+        }
+    }
+    ALLOW
+}
+
+/// # Safety
+///
+/// The context is of a kind that may write an IPv6 address.
+#[inline(always)]
+unsafe fn write6(ctx: *mut bpf_sock_addr, to: Addr) {
+    // SAFETY: the caller's promise. Word by word, as it is read.
+    unsafe {
+        (*ctx).user_ip6[0] = to.0[0];
+        (*ctx).user_ip6[1] = to.0[1];
+        (*ctx).user_ip6[2] = to.0[2];
+        (*ctx).user_ip6[3] = to.0[3];
+    }
+}

@@ -1,0 +1,565 @@
+//! TLS flows: the name that the ClientHello calls for decides whether they live.
+//!
+//! A flow's first bytes are kept until the other end has them. Whatever carries bytes of them, a retransmission too, must
+//! carry the same: the pages of a file that was sent can be rewritten after they were judged. Nothing else leaves before the
+//! server has answered, and should it ask for another ClientHello, that one is judged as well.
+//!
+//! Only one CPU at a time sends for a socket, because TCP holds its lock meanwhile; an answer may arrive on another. The
+//! answer's side therefore writes `answer` and, as the last, `stage`.
+
+use core::{ffi::c_void, mem::MaybeUninit, ptr};
+
+use aya_ebpf::{
+    bindings::{__sk_buff, bpf_sock},
+    helpers::generated::{bpf_loop, bpf_sk_fullsock, bpf_skb_load_bytes, bpf_tcp_sock},
+    maps::lpm_trie::Key,
+};
+use clawguard_common::{
+    Addr, Called, Endpoint, Greeting, Groups, Hook, NO_RULE, NameData, Reason, Stamp, Talk, greeting,
+    hello::{AGAIN_RANDOM, ANSWER_RANDOM, GREETING_CHUNK, LONGEST_HELLO, MOST_STEPS, Reader, Step, name_byte, seen},
+    protocol, rule, stamp,
+};
+
+use crate::{
+    flow,
+    maps::{GREETINGS, JOBS, NAMES, POLICIES, TALKS},
+    verdict::{Verdict, is_bound, is_killed},
+};
+
+const ALLOWED: u32 = Reason::Allowed as u32;
+const ETH_P_IP: u16 = 0x0800;
+/// A TLS record's kind (RFC 8446 section 5.1).
+const HANDSHAKE: u8 = 22;
+const SYN: u8 = 0x02;
+const URG: u8 = 0x20;
+
+/// What a TCP packet carries.
+struct Segment {
+    /// Where in the packet.
+    at: u32,
+    /// How many bytes.
+    length: u32,
+    /// Sequence number of the first of them.
+    sequence: u32,
+    flags: u8,
+    /// The other end.
+    remote: Endpoint,
+}
+
+/// Reads a packet's headers. Whoever judges the address sees to it that they are plain ones.
+#[inline(always)]
+unsafe fn segment(skb: *mut __sk_buff, hook: Hook) -> Option<Segment> {
+    let mut head = MaybeUninit::<[u8; 16]>::uninit();
+    let mut words = MaybeUninit::<[u32; 4]>::uninit();
+    let egress = matches!(hook, Hook::Egress);
+    // SAFETY: the verifier knows the context; what is not loaded is not read.
+    unsafe {
+        let v4 = (*skb).protocol as u16 == ETH_P_IP.to_be();
+        let (ip, at, bytes): (u32, u32, u32) = match (v4, egress) {
+            (true, true) => (20, 16, 4),
+            (true, false) => (20, 12, 4),
+            (false, true) => (40, 24, 16),
+            (false, false) => (40, 8, 16),
+        };
+        if bpf_skb_load_bytes(skb.cast(), ip, head.as_mut_ptr().cast(), 16) != 0
+            || bpf_skb_load_bytes(skb.cast(), at, words.as_mut_ptr().cast(), bytes) != 0
+        {
+            return None;
+        }
+        let head = &*head.as_ptr();
+        let words = &*words.as_ptr();
+        let addr = if v4 { Addr::from_v4(words[0]) } else { Addr([words[0], words[1], words[2], words[3]]) };
+        let [a, b] = if egress { [head[2], head[3]] } else { [head[0], head[1]] };
+        let remote = flow::endpoint(addr.canonical(), u16::from_be_bytes([a, b]), protocol::TCP, false);
+        let at = ip + (u32::from(head[12] >> 4) << 2);
+        let total = (*skb).len;
+        if at < ip + 20 || at > total {
+            return None;
+        }
+        let flags = head[13];
+        let sequence = u32::from_be_bytes([head[4], head[5], head[6], head[7]]);
+        // A SYN takes a number of its own, before what it carries.
+        let sequence = if flags & SYN != 0 { sequence.wrapping_add(1) } else { sequence };
+        Some(Segment { at, length: total - at, sequence, flags, remote })
+    }
+}
+
+/// Begins a flow: at connect(2), under the rule of its address. Answers whether the socket is ready for it.
+///
+/// # Safety
+///
+/// `socket` is a socket pointer that the verifier knows not to be null.
+#[inline(always)]
+pub(crate) unsafe fn begin(socket: *mut c_void, tls: bool) -> bool {
+    // SAFETY: the caller's promise; zero bytes are a talk.
+    unsafe {
+        if !tls {
+            TALKS.remove(socket);
+            return true;
+        }
+        let Some(talk) = TALKS.get_or_make(socket) else { return false };
+        talk.called.prefix = 0;
+        talk.groups = Groups::default();
+        talk.rule = NO_RULE;
+        (talk.sent, talk.received, talk.news) = (ALLOWED, ALLOWED, 0);
+        true
+    }
+}
+
+/// Takes what a TLS flow has said into the verdict on its address. Answers whether it is refused for the first time.
+#[inline(always)]
+pub(crate) fn conclude(verdict: &mut Verdict, talk: Option<&'static mut Talk>, hook: Hook) -> bool {
+    let Some(talk) = talk else {
+        // It began under a contract that did not ask for TLS.
+        verdict.reason = Reason::NotTls;
+        return false;
+    };
+    let reason = if matches!(hook, Hook::Egress) { talk.sent } else { talk.received };
+    verdict.groups.add(&talk.groups);
+    if talk.rule != NO_RULE {
+        verdict.rule = talk.rule;
+    }
+    if reason != ALLOWED {
+        verdict.reason = Reason::from_number(reason as u8).unwrap_or(Reason::Internal);
+        let news = talk.news != 0;
+        talk.news = 0;
+        return news;
+    }
+    if is_killed(verdict) {
+        verdict.reason = Reason::Killed;
+    }
+    false
+}
+
+/// Judges what a TLS flow sends; the verdict stands in its [`Talk`].
+///
+/// # Safety
+///
+/// The pointers are live, and the verifier knows what they point to; called in the egress program.
+#[inline(never)]
+pub(crate) unsafe fn sent(skb: *mut __sk_buff, socket: *mut c_void, stamp: *mut Stamp) {
+    // SAFETY: the caller's promise.
+    let Some(talk) = (unsafe { TALKS.get(socket) }) else { return };
+    // SAFETY: as above.
+    let reason = unsafe { hear(skb, socket, &mut *stamp, talk) };
+    talk.sent = reason;
+}
+
+#[inline(always)]
+unsafe fn hear(skb: *mut __sk_buff, socket: *mut c_void, stamp: &mut Stamp, talk: &mut Talk) -> u32 {
+    // SAFETY: the caller's promise.
+    let Some(segment) = (unsafe { segment(skb, Hook::Egress) }) else {
+        return Reason::Malformed as u32;
+    };
+    if segment.flags & SYN != 0 {
+        // SAFETY: as above; zero bytes are a greeting.
+        let Some(greeting) = (unsafe { GREETINGS.get_or_make(socket) }) else {
+            return Reason::Internal as u32;
+        };
+        if greeting.first != segment.sequence || greeting.stage == greeting::REFUSED {
+            greeting.first = segment.sequence;
+            greeting.have = 0;
+            greeting.answer = 0;
+            greeting.reader = Reader::default();
+            greeting.stage = greeting::HELLO;
+            talk.called.prefix = 0;
+        }
+        stamp.flags &= !stamp::GREETED;
+    }
+    if talk.called.prefix != 0 {
+        let reason = allows(stamp.job, talk, &segment.remote);
+        if reason != ALLOWED {
+            return reason;
+        }
+    }
+    if stamp.flags & stamp::GREETED != 0 || segment.length == 0 {
+        return ALLOWED;
+    }
+    // SAFETY: as above.
+    let Some(greeting) = (unsafe { GREETINGS.get(socket) }) else {
+        return Reason::NotTls as u32;
+    };
+    if greeting.stage == greeting::REFUSED {
+        return greeting.have;
+    }
+    // SAFETY: as above.
+    let reason = unsafe { judge(skb, &segment, greeting, talk, stamp.job) };
+    if reason != ALLOWED {
+        greeting.have = reason;
+        greeting.stage = greeting::REFUSED;
+        talk.news = 1;
+        return reason;
+    }
+    if greeting.stage == greeting::ANSWERED {
+        // SAFETY: as above.
+        let arrived = unsafe { acknowledged(socket.cast()) };
+        if arrived.wrapping_sub(greeting.first) as i32 >= greeting.have as i32 && arrived != 0 {
+            stamp.flags |= stamp::GREETED;
+            // SAFETY: as above; nobody uses the greeting after this.
+            unsafe { GREETINGS.remove(socket) };
+        }
+    }
+    ALLOWED
+}
+
+/// The first sequence number that the other end has not acknowledged.
+#[inline(always)]
+unsafe fn acknowledged(socket: *mut bpf_sock) -> u32 {
+    // SAFETY: the caller's socket.
+    unsafe {
+        let full = bpf_sk_fullsock(socket);
+        if full.is_null() {
+            return 0;
+        }
+        let tcp = bpf_tcp_sock(full);
+        if tcp.is_null() { 0 } else { (*tcp).snd_una }
+    }
+}
+
+#[inline(always)]
+unsafe fn judge(skb: *mut __sk_buff, segment: &Segment, greeting: &mut Greeting, talk: &mut Talk, job: u32) -> u32 {
+    let refused = Reason::NotTls as u32;
+    let offset = segment.sequence.wrapping_sub(greeting.first);
+    let have = greeting.have;
+    let answered = greeting.stage == greeting::ANSWERED;
+    if offset >= have && answered {
+        return ALLOWED;
+    }
+    // A gap, which only what was refused leaves; and an urgent byte, which the other end takes out of the stream.
+    if offset > have || have > LONGEST_HELLO as u32 || segment.flags & URG != 0 {
+        return refused;
+    }
+    let known = have - offset;
+    let again = if segment.length < known { segment.length } else { known };
+    // SAFETY: the caller's promise.
+    if again != 0 && !unsafe { same(skb, greeting, segment.at, offset, again) } {
+        return refused;
+    }
+    let left = segment.length - again;
+    if left == 0 || answered {
+        return ALLOWED;
+    }
+    if greeting.stage == greeting::SENT {
+        return refused;
+    }
+    let mut walk = Walk { skb, greeting, from: segment.at + again, left, name: 0, length: 0, end: Walk::ON };
+    walk.go();
+    if walk.end == Walk::NAME {
+        talk.called.data.port = segment.remote.port.to_be_bytes();
+        let (name, length) = (walk.name, walk.length);
+        let mut reverse = Reverse { greeting: walk.greeting, called: &raw mut talk.called, name, length, wrong: false };
+        reverse.go();
+        if reverse.wrong {
+            return Reason::SniMismatch as u32;
+        }
+        let reason = allows(job, talk, &segment.remote);
+        if reason != ALLOWED {
+            return reason;
+        }
+        walk.go();
+    }
+    let end = walk.end;
+    // SAFETY: the greeting lives as long as the program runs.
+    let greeting = unsafe { &mut *walk.greeting };
+    if talk.called.prefix != 0 && greeting.reader.seen & seen::ECH != 0 && talk.flags & u64::from(rule::ECH) == 0 {
+        return Reason::Ech as u32;
+    }
+    match end {
+        Walk::WAIT => ALLOWED,
+        Walk::DONE if greeting.reader.seen & seen::NAME == 0 => Reason::NoSni as u32,
+        // More than a ClientHello, before the server has answered.
+        Walk::DONE if greeting.have != u32::from(greeting.reader.end) || walk.left != 0 => refused,
+        Walk::DONE => {
+            let again = greeting.reader.seen & seen::AGAIN != 0;
+            greeting.stage = if again { greeting::ANSWERED } else { greeting::SENT };
+            ALLOWED
+        }
+        _ => refused,
+    }
+}
+
+/// Whether the contract that a job is under allows a name at an address and port.
+#[inline(always)]
+fn allows(job: u32, talk: &mut Talk, remote: &Endpoint) -> u32 {
+    let Some(job) = JOBS.get(job) else {
+        return Reason::Internal as u32;
+    };
+    let policy = job.policy as u32;
+    let (Some(head), Some(names)) = (POLICIES.get(policy), NAMES.get(policy)) else {
+        return Reason::SniMismatch as u32;
+    };
+    // SAFETY: both are the prefix and then the data.
+    let key = unsafe { &*ptr::from_ref(&talk.called).cast::<Key<NameData>>() };
+    let Some(rule) = names.get(key) else {
+        return Reason::SniMismatch as u32;
+    };
+    let reason = u32::from(rule.reason);
+    if reason != ALLOWED {
+        return if reason == Reason::NotInContract as u32 { Reason::SniMismatch as u32 } else { reason };
+    }
+    if !is_bound(job.agent as u32, policy, head.serial, remote, rule.number) {
+        return Reason::SniMismatch as u32;
+    }
+    talk.rule = rule.number;
+    talk.groups = rule.groups;
+    talk.flags = u64::from(rule.flags);
+    ALLOWED
+}
+
+/// Reads what a packet carries, step by step.
+struct Walk {
+    skb: *mut __sk_buff,
+    greeting: *mut Greeting,
+    /// Where in the packet the bytes begin that were not taken yet.
+    from: u32,
+    /// How many there are.
+    left: u32,
+    name: u32,
+    length: u32,
+    end: u32,
+}
+
+impl Walk {
+    const ON: u32 = 0;
+    const WAIT: u32 = 1;
+    const NAME: u32 = 2;
+    const DONE: u32 = 3;
+    const REFUSED: u32 = 4;
+
+    #[inline(always)]
+    fn go(&mut self) {
+        self.end = Self::ON;
+        // Each chunk is one turn more, and so is each wait.
+        let turns = MOST_STEPS + 2 * (LONGEST_HELLO / GREETING_CHUNK) as u32 + 4;
+        // SAFETY: the callback takes what it is given here.
+        unsafe { bpf_loop(turns, step as *mut c_void, ptr::from_mut(self).cast(), 0) };
+    }
+}
+
+/// One turn of [`Walk::go`]: 1 to stop.
+unsafe extern "C" fn step(_turn: u32, walk: *mut Walk) -> i64 {
+    // SAFETY: as `go` promises.
+    let walk = unsafe { &mut *walk };
+    // SAFETY: as above.
+    let greeting = unsafe { &mut *walk.greeting };
+    let have = greeting.have;
+    if have > LONGEST_HELLO as u32 {
+        walk.end = Walk::REFUSED;
+        return 1;
+    }
+    walk.end = match greeting.reader.step(&greeting.bytes, have) {
+        Step::More => return 0,
+        Step::Wait if walk.left == 0 => Walk::WAIT,
+        Step::Wait => {
+            let most = GREETING_CHUNK as u32;
+            let count = if walk.left < most { walk.left } else { most };
+            // SAFETY: the buffer has room for a chunk after the longest ClientHello.
+            if unsafe { load(walk.skb, walk.from, greeting, have, count) } {
+                greeting.have = have + count;
+                walk.from += count;
+                walk.left -= count;
+                return 0;
+            }
+            Walk::REFUSED
+        }
+        Step::Name(name, length) => {
+            (walk.name, walk.length) = (name, length);
+            Walk::NAME
+        }
+        Step::Done => Walk::DONE,
+        Step::Refused => Walk::REFUSED,
+    };
+    1
+}
+
+/// Takes bytes of a packet to the greeting's `at`.
+#[inline(always)]
+unsafe fn load(skb: *mut __sk_buff, from: u32, greeting: &mut Greeting, at: u32, count: u32) -> bool {
+    if at > LONGEST_HELLO as u32 || count == 0 || count > GREETING_CHUNK as u32 {
+        return false;
+    }
+    // SAFETY: `at` and `count` together stay inside the buffer.
+    unsafe { bpf_skb_load_bytes(skb.cast(), from, greeting.bytes.as_mut_ptr().add(at as usize).cast(), count) == 0 }
+}
+
+/// Puts a name into the form in which it is looked up.
+struct Reverse {
+    greeting: *const Greeting,
+    called: *mut Called,
+    name: u32,
+    length: u32,
+    wrong: bool,
+}
+
+impl Reverse {
+    #[inline(always)]
+    fn go(&mut self) {
+        // SAFETY: the callback takes what it is given here.
+        unsafe { bpf_loop(self.length, reverse as *mut c_void, ptr::from_mut(self).cast(), 0) };
+        let length = self.length as usize;
+        // SAFETY: the caller's record.
+        let called = unsafe { &mut *self.called };
+        if self.wrong || length >= called.data.reversed.len() {
+            self.wrong = true;
+            return;
+        }
+        called.data.reversed[length] = 0;
+        called.prefix = NameData::prefix(self.length + 1);
+    }
+}
+
+unsafe extern "C" fn reverse(turn: u32, reverse: *mut Reverse) -> i64 {
+    // SAFETY: as `go` promises.
+    let (greeting, reverse) = unsafe { (&*(*reverse).greeting, &mut *reverse) };
+    // SAFETY: as above.
+    let called = unsafe { &mut *reverse.called };
+    let from = reverse.name as usize + turn as usize;
+    let to = (reverse.length as usize).wrapping_sub(1 + turn as usize);
+    if from < greeting.bytes.len()
+        && to < called.data.reversed.len()
+        && let Some(byte) = name_byte(greeting.bytes[from])
+    {
+        called.data.reversed[to] = byte;
+        return 0;
+    }
+    reverse.wrong = true;
+    1
+}
+
+/// Compares what a packet carries once more with what was judged.
+struct Compare {
+    skb: *mut __sk_buff,
+    greeting: *mut Greeting,
+    /// Where in the packet.
+    from: u32,
+    /// Where among the bytes that were judged.
+    at: u32,
+    left: u32,
+    same: bool,
+}
+
+/// Whether `count` bytes of a packet are those that were judged at `at`.
+#[inline(always)]
+unsafe fn same(skb: *mut __sk_buff, greeting: &mut Greeting, from: u32, at: u32, count: u32) -> bool {
+    let mut compare = Compare { skb, greeting, from, at, left: count, same: true };
+    let chunks = (LONGEST_HELLO / GREETING_CHUNK) as u32 + 2;
+    // SAFETY: the callback takes what it is given here.
+    unsafe { bpf_loop(chunks, compare_chunk as *mut c_void, ptr::from_mut(&mut compare).cast(), 0) };
+    compare.same && compare.left == 0
+}
+
+unsafe extern "C" fn compare_chunk(_turn: u32, compare: *mut Compare) -> i64 {
+    // SAFETY: as `same` promises.
+    let compare = unsafe { &mut *compare };
+    // SAFETY: as above.
+    let greeting = unsafe { &mut *compare.greeting };
+    if compare.left == 0 {
+        return 1;
+    }
+    let most = GREETING_CHUNK as u32;
+    let count = if compare.left < most { compare.left } else { most };
+    let have = greeting.have;
+    // Behind what is known the buffer has room for a chunk, which the next bytes overwrite.
+    // SAFETY: as `load` checks.
+    if !unsafe { load(compare.skb, compare.from, greeting, have, count) } {
+        compare.same = false;
+        return 1;
+    }
+    let mut bytes = CompareBytes { greeting, one: compare.at, other: have, same: true };
+    // SAFETY: the callback takes what it is given here.
+    unsafe { bpf_loop(count, compare_byte as *mut c_void, ptr::from_mut(&mut bytes).cast(), 0) };
+    if !bytes.same {
+        compare.same = false;
+        return 1;
+    }
+    compare.from += count;
+    compare.at += count;
+    compare.left -= count;
+    0
+}
+
+struct CompareBytes {
+    greeting: *const Greeting,
+    one: u32,
+    other: u32,
+    same: bool,
+}
+
+unsafe extern "C" fn compare_byte(turn: u32, bytes: *mut CompareBytes) -> i64 {
+    // SAFETY: as `compare_chunk` promises.
+    let (greeting, bytes) = unsafe { (&*(*bytes).greeting, &mut *bytes) };
+    let (one, other) = (bytes.one as usize + turn as usize, bytes.other as usize + turn as usize);
+    if one < greeting.bytes.len() && other < greeting.bytes.len() && greeting.bytes[one] == greeting.bytes[other] {
+        return 0;
+    }
+    bytes.same = false;
+    1
+}
+
+/// Looks at what comes back: whether the server has answered, or asks for another ClientHello. The verdict stands in the flow's
+/// [`Talk`].
+///
+/// # Safety
+///
+/// As for [`sent`], in the ingress program.
+#[inline(never)]
+pub(crate) unsafe fn received(skb: *mut __sk_buff, socket: *mut c_void, stamp: *mut Stamp) {
+    // SAFETY: the caller's promise.
+    let Some(talk) = (unsafe { TALKS.get(socket) }) else { return };
+    // SAFETY: as above.
+    let reason = unsafe { answer(skb, socket, &*stamp, talk) };
+    talk.received = reason;
+}
+
+#[inline(always)]
+unsafe fn answer(skb: *mut __sk_buff, socket: *mut c_void, stamp: &Stamp, talk: &mut Talk) -> u32 {
+    // SAFETY: the caller's promise.
+    let Some(segment) = (unsafe { segment(skb, Hook::Ingress) }) else {
+        return Reason::Malformed as u32;
+    };
+    if talk.called.prefix != 0 {
+        let reason = allows(stamp.job, talk, &segment.remote);
+        if reason != ALLOWED {
+            return reason;
+        }
+    }
+    // SAFETY: as above.
+    let Some(greeting) = (unsafe { GREETINGS.get(socket) }) else {
+        return ALLOWED;
+    };
+    if segment.flags & SYN != 0 {
+        greeting.answer = segment.sequence;
+    }
+    let begins = segment.length != 0 && segment.sequence == greeting.answer;
+    if greeting.stage != greeting::SENT || !begins {
+        return ALLOWED;
+    }
+    let mut head = MaybeUninit::<[u8; 8]>::uninit();
+    let mut random = MaybeUninit::<[u64; 4]>::uninit();
+    // SAFETY: as above; what is not loaded is not read.
+    let (head, random) = unsafe {
+        if bpf_skb_load_bytes(skb.cast(), segment.at, head.as_mut_ptr().cast(), 1) != 0 {
+            return ALLOWED;
+        }
+        let from = segment.at + ANSWER_RANDOM;
+        if bpf_skb_load_bytes(skb.cast(), from, random.as_mut_ptr().cast(), 32) != 0 {
+            // Less than a whole hello: a warning may be that short, and whatever else is, is no answer yet.
+            if (*head.as_ptr())[0] != HANDSHAKE {
+                greeting.stage = greeting::ANSWERED;
+            }
+            return ALLOWED;
+        }
+        ((*head.as_ptr())[0], random.assume_init())
+    };
+    let again = random[0] == AGAIN_RANDOM[0]
+        && random[1] == AGAIN_RANDOM[1]
+        && random[2] == AGAIN_RANDOM[2]
+        && random[3] == AGAIN_RANDOM[3];
+    if head == HANDSHAKE && again {
+        greeting.reader.again();
+        greeting.stage = greeting::AGAIN;
+    } else {
+        greeting.stage = greeting::ANSWERED;
+    }
+    ALLOWED
+}
