@@ -9,7 +9,7 @@ use std::{
 };
 
 use claw::{Hash, time::Instant};
-use clawguard_common::{Reason, protocol, side};
+use clawguard_common::{Addr, Reason, protocol, side};
 
 use places::{Behind, Places};
 
@@ -48,6 +48,10 @@ pub struct Policy {
     pub sets: Vec<BTreeSet<Group>>,
     /// The rules, sorted by where they stand; no two for one place.
     pub rules: Vec<Rule>,
+    /// What is said of names, sorted; no two for one pattern and port. The narrowest pattern that has the port decides.
+    pub names: Vec<NameRule>,
+    /// The fixed addresses of names that TLS is judged by, sorted.
+    pub bound: Vec<Bound>,
     /// Groups that some rule belongs to: what the kernel can kill.
     pub kernel_groups: BTreeSet<Group>,
     /// Groups that only a gateway could tell apart.
@@ -75,6 +79,52 @@ pub struct Rule {
     pub reason: Reason,
     /// Where it comes from; see [`Source`].
     pub number: u32,
+    /// A flow must begin with a TLS ClientHello for a name that may be called for at the address; see [`Bound`].
+    pub tls: bool,
+    /// The ClientHello may be an encrypted one; its outer name is judged.
+    pub ech: bool,
+}
+
+impl Rule {
+    /// A place that ClawGuard itself holds back.
+    fn held_back(side: u8, protocol: u8, port: u16, range: Cidr, set: u16, reason: Reason) -> Self {
+        let number = Source::BuiltIn.number();
+        Self { side, protocol, port, range, set, reason, number, tls: false, ech: false }
+    }
+}
+
+/// What a contract says of a name, or of every name below one, at a port.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct NameRule {
+    /// The names.
+    pub name: HostPattern,
+    /// The port.
+    pub port: u16,
+    /// Index into [`Policy::sets`].
+    pub set: u16,
+    /// [`Reason::Allowed`], or why it denies.
+    pub reason: Reason,
+    /// Whether its addresses are opened to TCP.
+    pub tcp: bool,
+    /// Whether its addresses are opened to UDP.
+    pub udp: bool,
+    /// A TCP flow must begin with a TLS ClientHello for a name of this rule.
+    pub tls: bool,
+    /// The ClientHello may be an encrypted one; its outer name is judged.
+    pub ech: bool,
+    /// Where it comes from; see [`Source`].
+    pub number: u32,
+}
+
+/// A fixed address at which TLS names of a rule may be called for, over TCP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Bound {
+    /// The port.
+    pub port: u16,
+    /// [`NameRule::number`]
+    pub number: u32,
+    /// The address, in canonical form.
+    pub addr: Addr,
 }
 
 /// Where in a contract a rule comes from.
@@ -266,6 +316,8 @@ impl<'a> Compiler<'a> {
             gateway_groups,
             sets,
             rules,
+            names: Vec::new(),
+            bound: Vec::new(),
             kernel_groups,
             tools: self.tools,
             // A token is good for one job, whatever the text says.
@@ -433,6 +485,7 @@ impl<'a> Compiler<'a> {
                         ports: vec![443],
                         protocol: Protocol::Tcp,
                         tls: true,
+                        ech: false,
                         quic: false,
                         class: None,
                         groups: Vec::new(),
@@ -475,7 +528,17 @@ impl<'a> Compiler<'a> {
             Protocol::Tcp => protocol::TCP,
             Protocol::Udp => protocol::UDP,
         };
-        self.rules.push(Rule { side, protocol, port, range, set, reason: Reason::Allowed, number: source.number() });
+        self.rules.push(Rule {
+            side,
+            protocol,
+            port,
+            range,
+            set,
+            reason: Reason::Allowed,
+            number: source.number(),
+            tls: false,
+            ech: false,
+        });
         Ok(())
     }
 
@@ -599,7 +662,7 @@ impl<'a> Compiler<'a> {
             self.rules.iter().map(|rule| (rule.side, rule.protocol, rule.port, rule.range)).collect();
         for (side, protocol, port, range, reason) in holes {
             if !taken.contains(&(side, protocol, port, range)) {
-                self.rules.push(Rule { side, protocol, port, range, set, reason, number: Source::BuiltIn.number() });
+                self.rules.push(Rule::held_back(side, protocol, port, range, set, reason));
             }
         }
         Ok(())

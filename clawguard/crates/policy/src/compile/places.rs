@@ -143,8 +143,8 @@ impl Compiler<'_> {
         for (protocol, port, address, reason) in holes {
             if !opened.contains(&(protocol, port, address)) {
                 let set = if reason == Reason::ModelDirect { models } else { others };
-                let (range, number) = (Cidr::host(address), Source::BuiltIn.number());
-                self.rules.push(Rule { side: side::EGRESS, protocol, port, range, set, reason, number });
+                let range = Cidr::host(address);
+                self.rules.push(Rule::held_back(side::EGRESS, protocol, port, range, set, reason));
             } else {
                 withheld.retain(|(_, at, on, _)| (*at, *on) != (address, port));
             }
