@@ -1,12 +1,10 @@
 //! From a contract's text to the rules that the kernel holds an agent to.
 
 mod findings;
+mod hosts;
 mod places;
 
-use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
-    net::IpAddr,
-};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use claw::{Hash, time::Instant};
 use clawguard_common::{Addr, Reason, protocol, side};
@@ -14,11 +12,11 @@ use clawguard_common::{Addr, Reason, protocol, side};
 use places::{Behind, Places};
 
 use crate::{
-    contract::{Allowed, Contract, Egress, Lifetime, OnBypass, Protocol, To, TokenRules},
+    contract::{Allowed, Contract, Lifetime, OnBypass, Protocol, To, TokenRules},
     finding::{Finding, Outcome},
     group::{Class, Group, Risk},
     host::HostFacts,
-    name::{HostName, HostPattern, Named},
+    name::{HostPattern, Named},
     net::{self, Cidr},
     ranges::Ranges,
     special,
@@ -90,6 +88,15 @@ impl Rule {
     fn held_back(side: u8, protocol: u8, port: u16, range: Cidr, set: u16, reason: Reason) -> Self {
         let number = Source::BuiltIn.number();
         Self { side, protocol, port, range, set, reason, number, tls: false, ech: false }
+    }
+
+    fn path(&self) -> String {
+        Source::from_number(self.number).map_or_else(String::new, Source::path)
+    }
+
+    fn place(&self) -> String {
+        let protocol = if self.protocol == protocol::TCP { "tcp" } else { "udp" };
+        format!("{} port {protocol}/{}", self.range, self.port)
     }
 }
 
@@ -214,6 +221,19 @@ pub enum Error {
         /// The groups of the second.
         other_groups: String,
     },
+    /// A place at which one entry asks for TLS and another does not.
+    #[error(
+        "{tls} asks for TLS at {place} and {plain} does not, which would undo it: give both the same tls, or the hosts \
+         different addresses or ports"
+    )]
+    Undone {
+        /// The one that asks for it.
+        tls: String,
+        /// The one that does not.
+        plain: String,
+        /// Where they meet.
+        place: String,
+    },
     /// More distinct sets of groups than are told apart.
     #[error("the contract has more than {limit} different sets of groups")]
     TooManySets {
@@ -252,9 +272,6 @@ pub fn check(contract: &Contract, hash: Hash, host: &HostFacts) -> Result<(Polic
     Compiler::new(contract, host, Some(Vec::new())).run(hash)
 }
 
-/// Hosts and their addresses, as `[hosts]` has them.
-type Hosts<'a> = Vec<(&'a HostName, &'a BTreeSet<IpAddr>)>;
-
 struct Compiler<'a> {
     contract: &'a Contract,
     host: &'a HostFacts,
@@ -262,6 +279,8 @@ struct Compiler<'a> {
     named: Named<'a>,
     sets: BTreeMap<BTreeSet<Group>, u16>,
     rules: Vec<Rule>,
+    names: Vec<NameRule>,
+    bound: Vec<Bound>,
     findings: Option<Vec<Finding>>,
     tools: ToolPolicy,
     places: Places,
@@ -280,26 +299,41 @@ impl<'a> Compiler<'a> {
         let tools = ToolPolicy::new(contract.guard.tools.as_ref(), &contract.guard.groups, &host.mcp_servers);
         let places = Places::of(contract, host);
         let risks = contract.guard.groups.iter().filter_map(|spec| Some((&spec.name, spec.risk?))).collect();
-        Self { contract, host, named, sets: BTreeMap::new(), rules: Vec::new(), findings, tools, places, risks }
+        Self {
+            contract,
+            host,
+            named,
+            sets: BTreeMap::new(),
+            rules: Vec::new(),
+            names: Vec::new(),
+            bound: Vec::new(),
+            findings,
+            tools,
+            places,
+            risks,
+        }
     }
 
     fn run(mut self, hash: Hash) -> Result<(Policy, Vec<Finding>), Error> {
         self.within_allowlist()?;
-        self.egress()?;
-        self.allowlist()?;
+        self.ranges()?;
+        self.hosts()?;
         self.listen()?;
         self.refuse_models_without_rules()?;
         self.hold_back_known_places()?;
         self.explicit_only();
         self.hold_back_special_ranges()?;
         let rules = self.sorted_rules()?;
+        let bound = self.still_bound(&rules);
+        let names = std::mem::take(&mut self.names);
         let findings = self.describe_the_rest();
         let mut gateway_groups = self.groups_of_tools();
         let mut sets: Vec<(BTreeSet<Group>, u16)> = self.sets.into_iter().collect();
         sets.sort_by_key(|(_, index)| *index);
         let sets: Vec<BTreeSet<Group>> = sets.into_iter().map(|(set, _)| set).collect();
-        let used: BTreeSet<u16> =
-            rules.iter().filter(|rule| rule.reason == Reason::Allowed).map(|rule| rule.set).collect();
+        let by_address = rules.iter().filter(|rule| rule.reason == Reason::Allowed).map(|rule| rule.set);
+        let by_name = names.iter().filter(|rule| rule.reason == Reason::Allowed).map(|rule| rule.set);
+        let used: BTreeSet<u16> = by_address.chain(by_name).collect();
         let kernel_groups: BTreeSet<Group> =
             used.into_iter().filter_map(|set| sets.get(usize::from(set))).flatten().cloned().collect();
         gateway_groups.retain(|group| !kernel_groups.contains(group));
@@ -316,8 +350,8 @@ impl<'a> Compiler<'a> {
             gateway_groups,
             sets,
             rules,
-            names: Vec::new(),
-            bound: Vec::new(),
+            names,
+            bound,
             kernel_groups,
             tools: self.tools,
             // A token is good for one job, whatever the text says.
@@ -377,70 +411,33 @@ impl<'a> Compiler<'a> {
         Ok(())
     }
 
-    fn egress(&mut self) -> Result<(), Error> {
+    /// Entries of addresses, which are judged by these alone.
+    fn ranges(&mut self) -> Result<(), Error> {
         for (i, entry) in self.contract.guard.egress.iter().enumerate() {
             let source = Source::Egress(i as u32);
-            match &entry.to {
-                To::Range(range) => {
-                    for port in &entry.ports {
-                        let behind = if range.bits == 128 { self.places.at(range.addr, *port) } else { None };
-                        if self.stays_closed(behind.as_ref(), source, &format!("{range} port {port}")) {
-                            continue;
-                        }
-                        let groups = self.groups_of(entry, behind.as_ref());
-                        let set = self.set(groups)?;
-                        self.push_port(entry, *port, *range, set, source)?;
-                    }
-                    let judged = if entry.tls { "; that TLS is spoken is not judged" } else { "" };
-                    self.found_of(source, Outcome::Kernel, || format!("{range}, by address and port{judged}"));
-                }
-                To::Host(pattern) => {
-                    let hosts = self.hosts(pattern, |name| self.named.exact.contains(name));
-                    self.host_entry(entry, source, &hosts)?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// The hosts of `[hosts]` that a pattern stands for. A wildcard leaves out those that a narrower entry speaks about.
-    fn hosts(&self, pattern: &HostPattern, spoken_for: impl Fn(&HostName) -> bool) -> Hosts<'a> {
-        match pattern {
-            HostPattern::Exact(name) => self.host.hosts.get_key_value(name).into_iter().collect(),
-            HostPattern::Below(_) => {
-                self.host.hosts.iter().filter(|(name, _)| pattern.matches(name) && !spoken_for(name)).collect()
-            }
-        }
-    }
-
-    fn host_entry(
-        &mut self,
-        entry: &Egress,
-        source: Source,
-        hosts: &[(&HostName, &BTreeSet<IpAddr>)],
-    ) -> Result<(), Error> {
-        if hosts.is_empty() {
-            let note = "no address of it is known: [hosts] does not name it, and this version resolves no names";
-            self.found_of(source, Outcome::Denied, || note.into());
-            return Ok(());
-        }
-        for (name, addresses) in hosts {
-            self.refuse_receiptless_model(name, source)?;
+            let To::Range(range) = &entry.to else { continue };
             for port in &entry.ports {
-                let behind = self.places.behind(*addresses, *port);
-                if self.stays_closed(behind.as_ref(), source, &format!("{name}:{port}")) {
+                let place = || format!("{range} port {port}");
+                if hosts::resolves(*port) {
+                    self.found_of(source, Outcome::Denied, || format!("{}: {}", place(), hosts::GUARD_ALONE));
                     continue;
                 }
-                let mut groups = self.groups_of(entry, behind.as_ref());
-                if self.host.is_model_host(name) {
-                    groups.insert(Group::model());
+                let behind = if range.bits == 128 { self.places.at(range.addr, *port) } else { None };
+                if self.stays_closed(behind.as_ref(), source, &place()) {
+                    continue;
                 }
+                let groups = self.groups_of(&entry.groups, entry.class, behind.as_ref());
                 let set = self.set(groups)?;
-                for address in *addresses {
-                    self.push_port(entry, *port, Cidr::host(net::addr(*address)), set, source)?;
+                // The entry's protocol, and UDP as well where QUIC is spoken.
+                let protocols: &[Protocol] =
+                    if entry.quic { &[Protocol::Tcp, Protocol::Udp] } else { &[entry.protocol] };
+                for protocol in protocols {
+                    self.push(side::EGRESS, *protocol, *port, *range, set, source)?;
                 }
-                let judged = if entry.tls { "; the TLS name is not judged yet" } else { "" };
-                self.found_of(source, Outcome::Kernel, || format!("{name}:{port}, by address and port{judged}"));
+            }
+            if !entry.ports.iter().all(|port| hosts::resolves(*port)) {
+                let judged = if entry.tls { "; that TLS is spoken is not judged" } else { "" };
+                self.found_of(source, Outcome::Kernel, || format!("{range}, by address and port{judged}"));
             }
         }
         Ok(())
@@ -454,62 +451,6 @@ impl<'a> Compiler<'a> {
         };
         self.found_of(source, Outcome::Denied, note);
         true
-    }
-
-    fn refuse_receiptless_model(&self, name: &HostName, source: Source) -> Result<(), Error> {
-        let receipts = self.contract.guard.model.as_ref().is_some_and(|model| model.require_proxy_receipts);
-        if receipts && self.host.is_model_host(name) {
-            return Err(Error::Unenforceable {
-                path: self.contract.form.receipts().into(),
-                why: format!("{} opens {name}, a model host, where no proxy would give a receipt", source.path()),
-            });
-        }
-        Ok(())
-    }
-
-    /// `egress_allowlist` grants TLS on port 443 to what `egress` says nothing about.
-    fn allowlist(&mut self) -> Result<(), Error> {
-        for (i, allowed) in self.contract.egress_allowlist.iter().flatten().enumerate() {
-            let source = Source::Allowlist(i as u32);
-            match allowed {
-                Allowed::Range(_) => {
-                    self.found(source.path(), Outcome::Kernel, "bounds the ranges in egress; opens nothing by itself");
-                }
-                Allowed::Host(pattern) => {
-                    if self.named.has(pattern) {
-                        self.found_of(source, Outcome::Kernel, || "as egress says in detail".into());
-                        continue;
-                    }
-                    let entry = Egress {
-                        to: To::Host(pattern.clone()),
-                        ports: vec![443],
-                        protocol: Protocol::Tcp,
-                        tls: true,
-                        ech: false,
-                        quic: false,
-                        class: None,
-                        groups: Vec::new(),
-                    };
-                    // An exact host that a wildcard of egress stands for is that wildcard's.
-                    if self.named.covers(pattern) {
-                        self.found_of(source, Outcome::Kernel, || "as a wildcard of egress says in detail".into());
-                        continue;
-                    }
-                    let hosts = self.hosts(pattern, |name| self.named.exact.contains(name) || self.named.below(name));
-                    self.host_entry(&entry, source, &hosts)?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// An entry's port on some addresses, by its protocol, and by UDP as well where QUIC is spoken.
-    fn push_port(&mut self, entry: &Egress, port: u16, range: Cidr, set: u16, source: Source) -> Result<(), Error> {
-        let protocols: &[Protocol] = if entry.quic { &[Protocol::Tcp, Protocol::Udp] } else { &[entry.protocol] };
-        for protocol in protocols {
-            self.push(side::EGRESS, *protocol, port, range, set, source)?;
-        }
-        Ok(())
     }
 
     fn push(
@@ -546,12 +487,12 @@ impl<'a> Compiler<'a> {
     ///
     /// Chat and model entries carry a risk or a class only if the contract gives them one, so that no kill of a risk or a
     /// class, and no mode but `lockdown`, takes the chat away by surprise.
-    fn groups_of(&self, entry: &Egress, behind: Option<&Behind>) -> BTreeSet<Group> {
-        let mut groups: BTreeSet<Group> = entry.groups.iter().cloned().collect();
+    fn groups_of(&self, own: &[Group], class: Option<Class>, behind: Option<&Behind>) -> BTreeSet<Group> {
+        let mut groups: BTreeSet<Group> = own.iter().cloned().collect();
         groups.insert(Group::all());
         let talk = groups.contains(&Group::channel()) || groups.contains(&Group::model());
-        let mut risk = entry.groups.iter().filter_map(|group| self.risks.get(group)).max().copied();
-        let mut class = entry.class;
+        let mut risk = own.iter().filter_map(|group| self.risks.get(group)).max().copied();
+        let mut class = class;
         if let Some(behind) = behind {
             groups.extend(behind.groups.iter().cloned());
             risk = risk.max(Some(behind.risk));
@@ -672,7 +613,7 @@ impl<'a> Compiler<'a> {
     /// must agree with the next wider one that it lies in.
     fn sorted_rules(&mut self) -> Result<Vec<Rule>, Error> {
         let mut rules = std::mem::take(&mut self.rules);
-        // Wider before narrower at one address; allowing before denying at one place.
+        // Wider before narrower at one address; at one place allowing before denying, and what asks for TLS first.
         rules.sort_by_key(|rule| {
             (
                 rule.side,
@@ -681,6 +622,7 @@ impl<'a> Compiler<'a> {
                 rule.range.addr.bytes(),
                 rule.range.bits,
                 rule.reason,
+                !rule.tls,
                 rule.set,
                 rule.number,
             )
@@ -702,7 +644,16 @@ impl<'a> Compiler<'a> {
             }
             match around.last() {
                 // One place, told twice: the first stands (they agree, or the first allows what a contract names).
-                Some(last) if last.range == rule.range => {}
+                Some(last) if last.range == rule.range => {
+                    let by_name =
+                        rule.reason == Reason::Allowed && !matches!(self.contract_entry(&rule), Some(To::Range(_)));
+                    if last.tls && !rule.tls && by_name {
+                        return Err(self.undone(last, &rule));
+                    }
+                    if let Some(kept) = kept.last_mut() {
+                        kept.ech |= rule.ech;
+                    }
+                }
                 _ => {
                     around.push(rule);
                     kept.push(rule);
@@ -715,16 +666,23 @@ impl<'a> Compiler<'a> {
     fn conflict(&self, one: &Rule, other: &Rule) -> Error {
         let groups = |rule: &Rule| {
             let set = self.sets.iter().find(|(_, index)| **index == rule.set).map(|(set, _)| set);
-            set.into_iter().flatten().map(Group::as_str).collect::<Vec<_>>().join(" ")
+            set.map(listed).unwrap_or_default()
         };
-        let path = |rule: &Rule| Source::from_number(rule.number).map_or_else(String::new, Source::path);
-        let protocol = if other.protocol == protocol::TCP { "tcp" } else { "udp" };
         Error::Conflict {
-            one: path(one),
-            other: path(other),
-            place: format!("{} port {protocol}/{}", other.range, other.port),
+            one: one.path(),
+            other: other.path(),
+            place: other.place(),
             one_groups: groups(one),
             other_groups: groups(other),
         }
     }
+
+    fn undone(&self, tls: &Rule, plain: &Rule) -> Error {
+        Error::Undone { tls: tls.path(), plain: plain.path(), place: plain.place() }
+    }
+}
+
+/// Groups as they are written in sentences.
+fn listed(groups: &BTreeSet<Group>) -> String {
+    groups.iter().map(Group::as_str).collect::<Vec<_>>().join(" ")
 }

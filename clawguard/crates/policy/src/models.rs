@@ -33,6 +33,13 @@ static LISTED: LazyLock<BTreeSet<HostPattern>> = LazyLock::new(|| {
     LIST.hosts.iter().filter_map(|host| host.parse().ok().map(HostPattern::Exact)).chain(below).collect()
 });
 
+/// What of the list no pattern of a contract's can say.
+static UNLISTED: LazyLock<Vec<String>> = LazyLock::new(|| {
+    let listed: BTreeSet<String> = LISTED.iter().map(HostPattern::to_string).collect();
+    let suffixes = LIST.suffixes.iter().filter(|suffix| !suffix.starts_with('.')).map(|suffix| format!("*{suffix}"));
+    LIST.patterns.iter().filter(|pattern| !listed.contains(*pattern)).cloned().chain(suffixes).collect()
+});
+
 /// Resolvers that are asked by HTTPS: they answer for names that the guard would not.
 const RESOLVERS: [&str; 33] = [
     "dns.google",
@@ -94,9 +101,7 @@ pub(crate) fn all_below(name: &HostName) -> bool {
 
 /// Whether a model's host may lie below this name that [`listed`] does not name.
 pub(crate) fn between(name: &HostName) -> bool {
-    let plain = |pattern: &&String| !LISTED.iter().any(|listed| listed.to_string() == **pattern);
-    let suffixes = LIST.suffixes.iter().filter(|suffix| !suffix.starts_with('.')).map(|suffix| format!("*{suffix}"));
-    LIST.patterns.iter().filter(plain).cloned().chain(suffixes).any(|pattern| reaches_below(&pattern, name.as_str()))
+    UNLISTED.iter().any(|pattern| reaches_below(pattern, name.as_str()))
 }
 
 /// Resolvers that are asked by HTTPS.

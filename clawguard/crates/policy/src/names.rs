@@ -54,6 +54,10 @@ impl NameIndex {
         Self { rules, exact, below }
     }
 
+    pub(crate) fn into_rules(self) -> Vec<NameRule> {
+        self.rules
+    }
+
     /// What is said of a host. At each port the narrowest pattern that has the port decides, as in the kernel.
     #[must_use]
     pub fn rules(&self, host: &HostName) -> Found<'_> {

@@ -112,13 +112,13 @@ fn way(entry: &Egress) -> Way<'_> {
 
 /// Hosts that had an entry of their own and now fall to a wildcard, whose ports may be others.
 fn uncovered(changes: &mut Changes, old: &Contract, new: &Contract) {
-    // A wildcard of egress leaves out hosts with an entry of their own, one of egress_allowlist all that egress names.
+    // A wildcard of egress leaves out what has a narrower entry of its own, one of egress_allowlist all that egress names.
     let (still, listed) = (Named::of(named(new)), Named::of(listed(new)));
     for gone in named(old).filter(|pattern| !still.has(pattern)) {
-        let wide = match gone {
-            HostPattern::Exact(_) => still.around(gone),
+        let wide = still.around(gone).or_else(|| match gone {
+            HostPattern::Exact(_) => None,
             HostPattern::Below(_) => listed.has(gone).then(|| gone.clone()),
-        };
+        });
         if let Some(wide) = wide.or_else(|| listed.around(gone)) {
             let text = format!("takes away what egress said of {gone} itself, so that {wide} decides about it");
             changes.unjudged(EGRESS, text);
