@@ -1,7 +1,9 @@
 //! From a contract's text to the rules that the kernel holds an agent to.
 
+mod error;
 mod findings;
 mod hosts;
+mod order;
 mod places;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -9,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use claw::{Hash, time::Instant};
 use clawguard_common::{Addr, Reason, protocol, side};
 
+pub use error::Error;
 use places::{Behind, Places};
 
 use crate::{
@@ -17,9 +20,8 @@ use crate::{
     group::{Class, Group, Risk},
     host::HostFacts,
     name::{HostPattern, Named},
-    net::{self, Cidr},
+    net::Cidr,
     ranges::Ranges,
-    special,
     tool::{NamePattern, ToolPolicy, ToolVerdict},
 };
 
@@ -185,69 +187,6 @@ impl Source {
             Self::BuiltIn => "a built-in rule".into(),
         }
     }
-}
-
-/// Why a contract that can be read is refused all the same.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Error {
-    /// A restriction that nothing on this host could hold an agent to.
-    #[error("{path} cannot be enforced: {why}")]
-    Unenforceable {
-        /// Which.
-        path: String,
-        /// Why not.
-        why: String,
-    },
-    /// An entry of `egress` that `egress_allowlist` does not cover.
-    #[error("{path} lies outside egress_allowlist; where both are there, every entry must be covered by it")]
-    OutsideAllowlist {
-        /// Which.
-        path: String,
-    },
-    /// Two rules for one place with different groups.
-    #[error(
-        "{one} and {other} both name {place} but belong to different groups ({one_groups} / {other_groups}): \
-         a kill of one could not spare the other"
-    )]
-    Conflict {
-        /// The first.
-        one: String,
-        /// The second.
-        other: String,
-        /// Where they meet.
-        place: String,
-        /// The groups of the first.
-        one_groups: String,
-        /// The groups of the second.
-        other_groups: String,
-    },
-    /// A place at which one entry asks for TLS and another does not.
-    #[error(
-        "{tls} asks for TLS at {place} and {plain} does not, which would undo it: give both the same tls, or the hosts \
-         different addresses or ports"
-    )]
-    Undone {
-        /// The one that asks for it.
-        tls: String,
-        /// The one that does not.
-        plain: String,
-        /// Where they meet.
-        place: String,
-    },
-    /// More distinct sets of groups than are told apart.
-    #[error("the contract has more than {limit} different sets of groups")]
-    TooManySets {
-        /// How many there may be.
-        limit: usize,
-    },
-    /// More rules than any host's kernel is given.
-    #[error(
-        "the contract comes to more than {limit} rules on this host; name ranges instead of addresses, or fewer ports"
-    )]
-    TooManyRules {
-        /// How many there may be.
-        limit: usize,
-    },
 }
 
 /// Four times the largest contract that is measured.
@@ -525,32 +464,6 @@ impl<'a> Compiler<'a> {
         Ok(())
     }
 
-    /// An address in a special range is reached only by a CIDR that lies inside that range: never by a name.
-    fn explicit_only(&mut self) {
-        let place = |rule: &Rule| (rule.side, rule.protocol, rule.port);
-        let mut explicit = Ranges::default();
-        for rule in &self.rules {
-            if rule.range.bits < 128 || matches!(self.contract_entry(rule), Some(To::Range(_))) {
-                explicit.insert(place(rule), rule.range);
-            }
-        }
-        let mut refused = BTreeMap::new();
-        self.rules.retain(|rule| {
-            let by_name = rule.side == side::EGRESS && rule.reason == Reason::Allowed && rule.range.bits == 128;
-            let Some(special) = special::of(rule.range.addr).filter(|_| by_name) else { return true };
-            let named = explicit.around(place(rule), rule.range, special.range.bits);
-            if !named {
-                refused.insert(rule.number, (rule.range.addr, special.range));
-            }
-            named
-        });
-        for (number, (addr, range)) in refused {
-            let path = Source::from_number(number).map_or_else(String::new, Source::path);
-            let note = format!("{} lies in {range}, which needs a cidr entry of its own", net::ip(addr));
-            self.found(path, Outcome::Denied, note);
-        }
-    }
-
     /// The contract's own groups, and those of the tools that it gives: a server's, its risk and, where a tool is named,
     /// the tool's class. All of them could be told apart where calls are seen.
     fn groups_of_tools(&self) -> BTreeSet<Group> {
@@ -568,117 +481,6 @@ impl<'a> Compiler<'a> {
             }
         }
         groups
-    }
-
-    fn contract_entry(&self, rule: &Rule) -> Option<&To> {
-        match Source::from_number(rule.number)? {
-            Source::Egress(n) => self.contract.guard.egress.get(n as usize).map(|entry| &entry.to),
-            _ => None,
-        }
-    }
-
-    /// A wide range does not open the special ranges inside it.
-    fn hold_back_special_ranges(&mut self) -> Result<(), Error> {
-        let set = self.set(BTreeSet::from([Group::all()]))?;
-        let mut holes = BTreeSet::new();
-        for rule in &self.rules {
-            if rule.reason != Reason::Allowed {
-                continue;
-            }
-            let mut hole = |range: Cidr, reason| {
-                if rule.range.bits < range.bits && rule.range.covers(range) {
-                    holes.insert((rule.side, rule.protocol, rule.port, range, reason));
-                }
-            };
-            if rule.side == side::EGRESS {
-                for special in special::all() {
-                    hole(special.range, special.reason);
-                }
-                hole(Cidr::V4, Reason::NotInContract);
-            } else {
-                hole(Cidr::V4, Reason::Inbound);
-            }
-        }
-        let taken: BTreeSet<_> =
-            self.rules.iter().map(|rule| (rule.side, rule.protocol, rule.port, rule.range)).collect();
-        for (side, protocol, port, range, reason) in holes {
-            if !taken.contains(&(side, protocol, port, range)) {
-                self.rules.push(Rule::held_back(side, protocol, port, range, set, reason));
-            }
-        }
-        Ok(())
-    }
-
-    /// Sorts the rules and refuses those of which a look-up would find either: the kernel finds the narrowest, so a rule
-    /// must agree with the next wider one that it lies in.
-    fn sorted_rules(&mut self) -> Result<Vec<Rule>, Error> {
-        let mut rules = std::mem::take(&mut self.rules);
-        // Wider before narrower at one address; at one place allowing before denying, and what asks for TLS first.
-        rules.sort_by_key(|rule| {
-            (
-                rule.side,
-                rule.protocol,
-                rule.port,
-                rule.range.addr.bytes(),
-                rule.range.bits,
-                rule.reason,
-                !rule.tls,
-                rule.set,
-                rule.number,
-            )
-        });
-        let mut around: Vec<Rule> = Vec::new();
-        let mut kept: Vec<Rule> = Vec::with_capacity(rules.len());
-        for rule in rules {
-            let place = |r: &Rule| (r.side, r.protocol, r.port);
-            while around.last().is_some_and(|wider| place(wider) != place(&rule) || !wider.range.covers(rule.range)) {
-                around.pop();
-            }
-            if rule.reason == Reason::Allowed {
-                let wider = around.iter().rev().find(|wider| wider.reason == Reason::Allowed);
-                // A hole between the two means that the wider one does not reach here.
-                let hidden = around.last().is_some_and(|last| last.reason != Reason::Allowed);
-                if let Some(wider) = wider.filter(|wider| wider.set != rule.set && !hidden) {
-                    return Err(self.conflict(wider, &rule));
-                }
-            }
-            match around.last() {
-                // One place, told twice: the first stands (they agree, or the first allows what a contract names).
-                Some(last) if last.range == rule.range => {
-                    let by_name =
-                        rule.reason == Reason::Allowed && !matches!(self.contract_entry(&rule), Some(To::Range(_)));
-                    if last.tls && !rule.tls && by_name {
-                        return Err(self.undone(last, &rule));
-                    }
-                    if let Some(kept) = kept.last_mut() {
-                        kept.ech |= rule.ech;
-                    }
-                }
-                _ => {
-                    around.push(rule);
-                    kept.push(rule);
-                }
-            }
-        }
-        Ok(kept)
-    }
-
-    fn conflict(&self, one: &Rule, other: &Rule) -> Error {
-        let groups = |rule: &Rule| {
-            let set = self.sets.iter().find(|(_, index)| **index == rule.set).map(|(set, _)| set);
-            set.map(listed).unwrap_or_default()
-        };
-        Error::Conflict {
-            one: one.path(),
-            other: other.path(),
-            place: other.place(),
-            one_groups: groups(one),
-            other_groups: groups(other),
-        }
-    }
-
-    fn undone(&self, tls: &Rule, plain: &Rule) -> Error {
-        Error::Undone { tls: tls.path(), plain: plain.path(), place: plain.place() }
     }
 }
 

@@ -197,19 +197,20 @@ pub(crate) fn may_call_for(payload: &Value, facts: &Facts, name: &str, port: u16
         let listed = texts(payload.get("egress_allowlist")).iter().any(|pattern| host_is(pattern, name));
         return (listed && port == 443).then_some((true, false, true));
     };
-    let mut found = None;
+    // Two that do not agree on TLS are refused; none of them asks for it.
+    let (mut found, mut plain) = (None, false);
     for entry in egress.iter().filter(|entry| host(entry).as_ref() == Some(decides)) {
         let ports = list(entry.get("ports"));
         let fits = if ports.is_empty() { port == 443 } else { ports.contains(&&Value::Number(f64::from(port))) };
         if fits {
             let tcp = entry.get("protocol").and_then(Value::as_str) != Some("udp");
             let udp = !tcp || entry.get("quic") == Some(&Value::Bool(true));
-            let tls = tcp && entry.get("tls") != Some(&Value::Bool(false));
-            let (t, u, l) = found.unwrap_or((false, false, false));
-            found = Some((t || tcp, u || udp, l || tls));
+            plain |= tcp && entry.get("tls") == Some(&Value::Bool(false));
+            let (t, u) = found.unwrap_or((false, false));
+            found = Some((t || tcp, u || udp));
         }
     }
-    found
+    found.map(|(tcp, udp)| (tcp, udp, tcp && !plain))
 }
 
 /// May the agent send to the address?
