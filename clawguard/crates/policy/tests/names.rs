@@ -129,6 +129,9 @@ fn what_one_entry_asks_of_an_address_no_other_undoes() {
     }
     let both = shared(r#"{"host":"crm.example"},{"host":"other.example","ech":true}"#).unwrap();
     assert_eq!(both.bound.iter().map(|bound| bound.number).collect::<Vec<_>>(), [0, 1]);
+    // The address cannot tell for which of them a ClientHello is; the name's own rule does.
+    assert!(both.rules.iter().filter(|rule| rule.tls).all(|rule| rule.ech));
+    assert_eq!(both.names.iter().map(|rule| rule.ech).collect::<Vec<_>>(), [false, true]);
     let groups = r#"{"host":"crm.example","groups":["a"]},{"host":"other.example","groups":["b"]}"#;
     assert!(matches!(shared(groups), Err(Error::Conflict { .. })));
     assert!(shared(r#"{"host":"crm.example"},{"host":"other.example","tls":false,"ports":[80]}"#).is_ok());
