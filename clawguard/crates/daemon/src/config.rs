@@ -14,7 +14,7 @@ use policy::{
     HostFacts,
     group::{Class, Risk},
     host::McpServer,
-    name::HostName,
+    name::{HostName, HostPattern},
     tool::NamePattern,
 };
 use serde::{Deserialize, de};
@@ -165,8 +165,8 @@ pub struct Model {
     pub proxy: Option<String>,
     /// Provider to file or credential.
     pub keys: BTreeMap<String, String>,
-    /// Hosts that serve models, beyond the built-in list.
-    pub hosts: Vec<Text<HostName>>,
+    /// Hosts that serve models, beyond the built-in list: names, or `*.x` for all below one.
+    pub hosts: Vec<Text<HostPattern>>,
 }
 
 /// `[limits]`

@@ -125,6 +125,8 @@ fn contract(config: &Config) -> Policy {
         set: 0,
         reason,
         number: Source::BuiltIn.number(),
+        tls: false,
+        ech: false,
     };
     let range = |ip: IpAddr, bits| Cidr { addr: net::addr(ip), bits };
     let mut rules: Vec<Rule> = from
@@ -161,6 +163,8 @@ fn contract(config: &Config) -> Policy {
         // In no group: who takes everything away from the agents still wants to see what they try.
         sets: vec![BTreeSet::new()],
         rules,
+        names: Vec::new(),
+        bound: Vec::new(),
         kernel_groups: BTreeSet::new(),
         gateway_groups: BTreeSet::new(),
         tools: ToolPolicy::default(),

@@ -289,6 +289,8 @@ fn test_policy() -> Policy {
         set: 0,
         reason: Reason::Allowed,
         number: compile::Source::BuiltIn.number(),
+        tls: false,
+        ech: false,
     };
     let mut rules = Vec::new();
     for protocol in [protocol::TCP, protocol::UDP] {
@@ -309,6 +311,8 @@ fn test_policy() -> Policy {
         on_bypass: policy::contract::OnBypass::Alert,
         sets: vec![[Group::all()].into()],
         rules,
+        names: Vec::new(),
+        bound: Vec::new(),
         kernel_groups: [Group::all()].into(),
         gateway_groups: [].into(),
         tools: policy::ToolPolicy::default(),

@@ -1,27 +1,27 @@
 //! From a contract's text to the rules that the kernel holds an agent to.
 
+mod error;
 mod findings;
+mod hosts;
+mod order;
 mod places;
 
-use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
-    net::IpAddr,
-};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use claw::{Hash, time::Instant};
-use clawguard_common::{Reason, protocol, side};
+use clawguard_common::{Addr, Reason, protocol, side};
 
+pub use error::Error;
 use places::{Behind, Places};
 
 use crate::{
-    contract::{Allowed, Contract, Egress, Lifetime, OnBypass, Protocol, To, TokenRules},
+    contract::{Allowed, Contract, Lifetime, OnBypass, Protocol, To, TokenRules},
     finding::{Finding, Outcome},
     group::{Class, Group, Risk},
     host::HostFacts,
-    name::{HostName, HostPattern, Named},
-    net::{self, Cidr},
+    name::{HostPattern, Named},
+    net::Cidr,
     ranges::Ranges,
-    special,
     tool::{NamePattern, ToolPolicy, ToolVerdict},
 };
 
@@ -48,6 +48,10 @@ pub struct Policy {
     pub sets: Vec<BTreeSet<Group>>,
     /// The rules, sorted by where they stand; no two for one place.
     pub rules: Vec<Rule>,
+    /// What is said of names, sorted; no two for one pattern and port. The narrowest pattern that has the port decides.
+    pub names: Vec<NameRule>,
+    /// The fixed addresses of names that TLS is judged by, sorted.
+    pub bound: Vec<Bound>,
     /// Groups that some rule belongs to: what the kernel can kill.
     pub kernel_groups: BTreeSet<Group>,
     /// Groups that only a gateway could tell apart.
@@ -75,6 +79,61 @@ pub struct Rule {
     pub reason: Reason,
     /// Where it comes from; see [`Source`].
     pub number: u32,
+    /// A flow must begin with a TLS ClientHello for a name that may be called for at the address; see [`Bound`].
+    pub tls: bool,
+    /// The ClientHello may be an encrypted one; its outer name is judged.
+    pub ech: bool,
+}
+
+impl Rule {
+    /// A place that ClawGuard itself holds back.
+    fn held_back(side: u8, protocol: u8, port: u16, range: Cidr, set: u16, reason: Reason) -> Self {
+        let number = Source::BuiltIn.number();
+        Self { side, protocol, port, range, set, reason, number, tls: false, ech: false }
+    }
+
+    fn path(&self) -> String {
+        Source::from_number(self.number).map_or_else(String::new, Source::path)
+    }
+
+    fn place(&self) -> String {
+        let protocol = if self.protocol == protocol::TCP { "tcp" } else { "udp" };
+        format!("{} port {protocol}/{}", self.range, self.port)
+    }
+}
+
+/// What a contract says of a name, or of every name below one, at a port.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct NameRule {
+    /// The names.
+    pub name: HostPattern,
+    /// The port.
+    pub port: u16,
+    /// Index into [`Policy::sets`].
+    pub set: u16,
+    /// [`Reason::Allowed`], or why it denies.
+    pub reason: Reason,
+    /// Whether its addresses are opened to TCP.
+    pub tcp: bool,
+    /// Whether its addresses are opened to UDP.
+    pub udp: bool,
+    /// A TCP flow must begin with a TLS ClientHello for a name of this rule.
+    pub tls: bool,
+    /// The ClientHello may be an encrypted one; its outer name is judged.
+    pub ech: bool,
+    /// Where it comes from; see [`Source`].
+    pub number: u32,
+}
+
+/// A fixed address at which TLS names of a rule may be called for, over TCP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Bound {
+    /// The port.
+    pub port: u16,
+    /// [`NameRule::number`]
+    pub number: u32,
+    /// The address, in canonical form.
+    pub addr: Addr,
 }
 
 /// Where in a contract a rule comes from.
@@ -130,56 +189,6 @@ impl Source {
     }
 }
 
-/// Why a contract that can be read is refused all the same.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Error {
-    /// A restriction that nothing on this host could hold an agent to.
-    #[error("{path} cannot be enforced: {why}")]
-    Unenforceable {
-        /// Which.
-        path: String,
-        /// Why not.
-        why: String,
-    },
-    /// An entry of `egress` that `egress_allowlist` does not cover.
-    #[error("{path} lies outside egress_allowlist; where both are there, every entry must be covered by it")]
-    OutsideAllowlist {
-        /// Which.
-        path: String,
-    },
-    /// Two rules for one place with different groups.
-    #[error(
-        "{one} and {other} both name {place} but belong to different groups ({one_groups} / {other_groups}): \
-         a kill of one could not spare the other"
-    )]
-    Conflict {
-        /// The first.
-        one: String,
-        /// The second.
-        other: String,
-        /// Where they meet.
-        place: String,
-        /// The groups of the first.
-        one_groups: String,
-        /// The groups of the second.
-        other_groups: String,
-    },
-    /// More distinct sets of groups than are told apart.
-    #[error("the contract has more than {limit} different sets of groups")]
-    TooManySets {
-        /// How many there may be.
-        limit: usize,
-    },
-    /// More rules than any host's kernel is given.
-    #[error(
-        "the contract comes to more than {limit} rules on this host; name ranges instead of addresses, or fewer ports"
-    )]
-    TooManyRules {
-        /// How many there may be.
-        limit: usize,
-    },
-}
-
 /// Four times the largest contract that is measured.
 const MOST_RULES: usize = 4_000_000;
 const MOST_SETS: usize = u16::MAX as usize;
@@ -202,9 +211,6 @@ pub fn check(contract: &Contract, hash: Hash, host: &HostFacts) -> Result<(Polic
     Compiler::new(contract, host, Some(Vec::new())).run(hash)
 }
 
-/// Hosts and their addresses, as `[hosts]` has them.
-type Hosts<'a> = Vec<(&'a HostName, &'a BTreeSet<IpAddr>)>;
-
 struct Compiler<'a> {
     contract: &'a Contract,
     host: &'a HostFacts,
@@ -212,6 +218,8 @@ struct Compiler<'a> {
     named: Named<'a>,
     sets: BTreeMap<BTreeSet<Group>, u16>,
     rules: Vec<Rule>,
+    names: Vec<NameRule>,
+    bound: Vec<Bound>,
     findings: Option<Vec<Finding>>,
     tools: ToolPolicy,
     places: Places,
@@ -230,26 +238,41 @@ impl<'a> Compiler<'a> {
         let tools = ToolPolicy::new(contract.guard.tools.as_ref(), &contract.guard.groups, &host.mcp_servers);
         let places = Places::of(contract, host);
         let risks = contract.guard.groups.iter().filter_map(|spec| Some((&spec.name, spec.risk?))).collect();
-        Self { contract, host, named, sets: BTreeMap::new(), rules: Vec::new(), findings, tools, places, risks }
+        Self {
+            contract,
+            host,
+            named,
+            sets: BTreeMap::new(),
+            rules: Vec::new(),
+            names: Vec::new(),
+            bound: Vec::new(),
+            findings,
+            tools,
+            places,
+            risks,
+        }
     }
 
     fn run(mut self, hash: Hash) -> Result<(Policy, Vec<Finding>), Error> {
         self.within_allowlist()?;
-        self.egress()?;
-        self.allowlist()?;
+        self.ranges()?;
+        self.hosts()?;
         self.listen()?;
         self.refuse_models_without_rules()?;
         self.hold_back_known_places()?;
         self.explicit_only();
         self.hold_back_special_ranges()?;
         let rules = self.sorted_rules()?;
+        let bound = self.still_bound(&rules);
+        let names = std::mem::take(&mut self.names);
         let findings = self.describe_the_rest();
         let mut gateway_groups = self.groups_of_tools();
         let mut sets: Vec<(BTreeSet<Group>, u16)> = self.sets.into_iter().collect();
         sets.sort_by_key(|(_, index)| *index);
         let sets: Vec<BTreeSet<Group>> = sets.into_iter().map(|(set, _)| set).collect();
-        let used: BTreeSet<u16> =
-            rules.iter().filter(|rule| rule.reason == Reason::Allowed).map(|rule| rule.set).collect();
+        let by_address = rules.iter().filter(|rule| rule.reason == Reason::Allowed).map(|rule| rule.set);
+        let by_name = names.iter().filter(|rule| rule.reason == Reason::Allowed).map(|rule| rule.set);
+        let used: BTreeSet<u16> = by_address.chain(by_name).collect();
         let kernel_groups: BTreeSet<Group> =
             used.into_iter().filter_map(|set| sets.get(usize::from(set))).flatten().cloned().collect();
         gateway_groups.retain(|group| !kernel_groups.contains(group));
@@ -266,6 +289,8 @@ impl<'a> Compiler<'a> {
             gateway_groups,
             sets,
             rules,
+            names,
+            bound,
             kernel_groups,
             tools: self.tools,
             // A token is good for one job, whatever the text says.
@@ -325,70 +350,33 @@ impl<'a> Compiler<'a> {
         Ok(())
     }
 
-    fn egress(&mut self) -> Result<(), Error> {
+    /// Entries of addresses, which are judged by these alone.
+    fn ranges(&mut self) -> Result<(), Error> {
         for (i, entry) in self.contract.guard.egress.iter().enumerate() {
             let source = Source::Egress(i as u32);
-            match &entry.to {
-                To::Range(range) => {
-                    for port in &entry.ports {
-                        let behind = if range.bits == 128 { self.places.at(range.addr, *port) } else { None };
-                        if self.stays_closed(behind.as_ref(), source, &format!("{range} port {port}")) {
-                            continue;
-                        }
-                        let groups = self.groups_of(entry, behind.as_ref());
-                        let set = self.set(groups)?;
-                        self.push_port(entry, *port, *range, set, source)?;
-                    }
-                    let judged = if entry.tls { "; that TLS is spoken is not judged" } else { "" };
-                    self.found_of(source, Outcome::Kernel, || format!("{range}, by address and port{judged}"));
-                }
-                To::Host(pattern) => {
-                    let hosts = self.hosts(pattern, |name| self.named.exact.contains(name));
-                    self.host_entry(entry, source, &hosts)?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// The hosts of `[hosts]` that a pattern stands for. A wildcard leaves out those that a narrower entry speaks about.
-    fn hosts(&self, pattern: &HostPattern, spoken_for: impl Fn(&HostName) -> bool) -> Hosts<'a> {
-        match pattern {
-            HostPattern::Exact(name) => self.host.hosts.get_key_value(name).into_iter().collect(),
-            HostPattern::Below(_) => {
-                self.host.hosts.iter().filter(|(name, _)| pattern.matches(name) && !spoken_for(name)).collect()
-            }
-        }
-    }
-
-    fn host_entry(
-        &mut self,
-        entry: &Egress,
-        source: Source,
-        hosts: &[(&HostName, &BTreeSet<IpAddr>)],
-    ) -> Result<(), Error> {
-        if hosts.is_empty() {
-            let note = "no address of it is known: [hosts] does not name it, and this version resolves no names";
-            self.found_of(source, Outcome::Denied, || note.into());
-            return Ok(());
-        }
-        for (name, addresses) in hosts {
-            self.refuse_receiptless_model(name, source)?;
+            let To::Range(range) = &entry.to else { continue };
             for port in &entry.ports {
-                let behind = self.places.behind(*addresses, *port);
-                if self.stays_closed(behind.as_ref(), source, &format!("{name}:{port}")) {
+                let place = || format!("{range} port {port}");
+                if hosts::resolves(*port) {
+                    self.found_of(source, Outcome::Denied, || format!("{}: {}", place(), hosts::GUARD_ALONE));
                     continue;
                 }
-                let mut groups = self.groups_of(entry, behind.as_ref());
-                if self.host.is_model_host(name) {
-                    groups.insert(Group::model());
+                let behind = if range.bits == 128 { self.places.at(range.addr, *port) } else { None };
+                if self.stays_closed(behind.as_ref(), source, &place()) {
+                    continue;
                 }
+                let groups = self.groups_of(&entry.groups, entry.class, behind.as_ref());
                 let set = self.set(groups)?;
-                for address in *addresses {
-                    self.push_port(entry, *port, Cidr::host(net::addr(*address)), set, source)?;
+                // The entry's protocol, and UDP as well where QUIC is spoken.
+                let protocols: &[Protocol] =
+                    if entry.quic { &[Protocol::Tcp, Protocol::Udp] } else { &[entry.protocol] };
+                for protocol in protocols {
+                    self.push(side::EGRESS, *protocol, *port, *range, set, source)?;
                 }
-                let judged = if entry.tls { "; the TLS name is not judged yet" } else { "" };
-                self.found_of(source, Outcome::Kernel, || format!("{name}:{port}, by address and port{judged}"));
+            }
+            if !entry.ports.iter().all(|port| hosts::resolves(*port)) {
+                let judged = if entry.tls { "; that TLS is spoken is not judged" } else { "" };
+                self.found_of(source, Outcome::Kernel, || format!("{range}, by address and port{judged}"));
             }
         }
         Ok(())
@@ -402,61 +390,6 @@ impl<'a> Compiler<'a> {
         };
         self.found_of(source, Outcome::Denied, note);
         true
-    }
-
-    fn refuse_receiptless_model(&self, name: &HostName, source: Source) -> Result<(), Error> {
-        let receipts = self.contract.guard.model.as_ref().is_some_and(|model| model.require_proxy_receipts);
-        if receipts && self.host.is_model_host(name) {
-            return Err(Error::Unenforceable {
-                path: self.contract.form.receipts().into(),
-                why: format!("{} opens {name}, a model host, where no proxy would give a receipt", source.path()),
-            });
-        }
-        Ok(())
-    }
-
-    /// `egress_allowlist` grants TLS on port 443 to what `egress` says nothing about.
-    fn allowlist(&mut self) -> Result<(), Error> {
-        for (i, allowed) in self.contract.egress_allowlist.iter().flatten().enumerate() {
-            let source = Source::Allowlist(i as u32);
-            match allowed {
-                Allowed::Range(_) => {
-                    self.found(source.path(), Outcome::Kernel, "bounds the ranges in egress; opens nothing by itself");
-                }
-                Allowed::Host(pattern) => {
-                    if self.named.has(pattern) {
-                        self.found_of(source, Outcome::Kernel, || "as egress says in detail".into());
-                        continue;
-                    }
-                    let entry = Egress {
-                        to: To::Host(pattern.clone()),
-                        ports: vec![443],
-                        protocol: Protocol::Tcp,
-                        tls: true,
-                        quic: false,
-                        class: None,
-                        groups: Vec::new(),
-                    };
-                    // An exact host that a wildcard of egress stands for is that wildcard's.
-                    if self.named.covers(pattern) {
-                        self.found_of(source, Outcome::Kernel, || "as a wildcard of egress says in detail".into());
-                        continue;
-                    }
-                    let hosts = self.hosts(pattern, |name| self.named.exact.contains(name) || self.named.below(name));
-                    self.host_entry(&entry, source, &hosts)?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// An entry's port on some addresses, by its protocol, and by UDP as well where QUIC is spoken.
-    fn push_port(&mut self, entry: &Egress, port: u16, range: Cidr, set: u16, source: Source) -> Result<(), Error> {
-        let protocols: &[Protocol] = if entry.quic { &[Protocol::Tcp, Protocol::Udp] } else { &[entry.protocol] };
-        for protocol in protocols {
-            self.push(side::EGRESS, *protocol, port, range, set, source)?;
-        }
-        Ok(())
     }
 
     fn push(
@@ -475,7 +408,17 @@ impl<'a> Compiler<'a> {
             Protocol::Tcp => protocol::TCP,
             Protocol::Udp => protocol::UDP,
         };
-        self.rules.push(Rule { side, protocol, port, range, set, reason: Reason::Allowed, number: source.number() });
+        self.rules.push(Rule {
+            side,
+            protocol,
+            port,
+            range,
+            set,
+            reason: Reason::Allowed,
+            number: source.number(),
+            tls: false,
+            ech: false,
+        });
         Ok(())
     }
 
@@ -483,12 +426,12 @@ impl<'a> Compiler<'a> {
     ///
     /// Chat and model entries carry a risk or a class only if the contract gives them one, so that no kill of a risk or a
     /// class, and no mode but `lockdown`, takes the chat away by surprise.
-    fn groups_of(&self, entry: &Egress, behind: Option<&Behind>) -> BTreeSet<Group> {
-        let mut groups: BTreeSet<Group> = entry.groups.iter().cloned().collect();
+    fn groups_of(&self, own: &[Group], class: Option<Class>, behind: Option<&Behind>) -> BTreeSet<Group> {
+        let mut groups: BTreeSet<Group> = own.iter().cloned().collect();
         groups.insert(Group::all());
         let talk = groups.contains(&Group::channel()) || groups.contains(&Group::model());
-        let mut risk = entry.groups.iter().filter_map(|group| self.risks.get(group)).max().copied();
-        let mut class = entry.class;
+        let mut risk = own.iter().filter_map(|group| self.risks.get(group)).max().copied();
+        let mut class = class;
         if let Some(behind) = behind {
             groups.extend(behind.groups.iter().cloned());
             risk = risk.max(Some(behind.risk));
@@ -521,32 +464,6 @@ impl<'a> Compiler<'a> {
         Ok(())
     }
 
-    /// An address in a special range is reached only by a CIDR that lies inside that range: never by a name.
-    fn explicit_only(&mut self) {
-        let place = |rule: &Rule| (rule.side, rule.protocol, rule.port);
-        let mut explicit = Ranges::default();
-        for rule in &self.rules {
-            if rule.range.bits < 128 || matches!(self.contract_entry(rule), Some(To::Range(_))) {
-                explicit.insert(place(rule), rule.range);
-            }
-        }
-        let mut refused = BTreeMap::new();
-        self.rules.retain(|rule| {
-            let by_name = rule.side == side::EGRESS && rule.reason == Reason::Allowed && rule.range.bits == 128;
-            let Some(special) = special::of(rule.range.addr).filter(|_| by_name) else { return true };
-            let named = explicit.around(place(rule), rule.range, special.range.bits);
-            if !named {
-                refused.insert(rule.number, (rule.range.addr, special.range));
-            }
-            named
-        });
-        for (number, (addr, range)) in refused {
-            let path = Source::from_number(number).map_or_else(String::new, Source::path);
-            let note = format!("{} lies in {range}, which needs a cidr entry of its own", net::ip(addr));
-            self.found(path, Outcome::Denied, note);
-        }
-    }
-
     /// The contract's own groups, and those of the tools that it gives: a server's, its risk and, where a tool is named,
     /// the tool's class. All of them could be told apart where calls are seen.
     fn groups_of_tools(&self) -> BTreeSet<Group> {
@@ -565,103 +482,9 @@ impl<'a> Compiler<'a> {
         }
         groups
     }
+}
 
-    fn contract_entry(&self, rule: &Rule) -> Option<&To> {
-        match Source::from_number(rule.number)? {
-            Source::Egress(n) => self.contract.guard.egress.get(n as usize).map(|entry| &entry.to),
-            _ => None,
-        }
-    }
-
-    /// A wide range does not open the special ranges inside it.
-    fn hold_back_special_ranges(&mut self) -> Result<(), Error> {
-        let set = self.set(BTreeSet::from([Group::all()]))?;
-        let mut holes = BTreeSet::new();
-        for rule in &self.rules {
-            if rule.reason != Reason::Allowed {
-                continue;
-            }
-            let mut hole = |range: Cidr, reason| {
-                if rule.range.bits < range.bits && rule.range.covers(range) {
-                    holes.insert((rule.side, rule.protocol, rule.port, range, reason));
-                }
-            };
-            if rule.side == side::EGRESS {
-                for special in special::all() {
-                    hole(special.range, special.reason);
-                }
-                hole(Cidr::V4, Reason::NotInContract);
-            } else {
-                hole(Cidr::V4, Reason::Inbound);
-            }
-        }
-        let taken: BTreeSet<_> =
-            self.rules.iter().map(|rule| (rule.side, rule.protocol, rule.port, rule.range)).collect();
-        for (side, protocol, port, range, reason) in holes {
-            if !taken.contains(&(side, protocol, port, range)) {
-                self.rules.push(Rule { side, protocol, port, range, set, reason, number: Source::BuiltIn.number() });
-            }
-        }
-        Ok(())
-    }
-
-    /// Sorts the rules and refuses those of which a look-up would find either: the kernel finds the narrowest, so a rule
-    /// must agree with the next wider one that it lies in.
-    fn sorted_rules(&mut self) -> Result<Vec<Rule>, Error> {
-        let mut rules = std::mem::take(&mut self.rules);
-        // Wider before narrower at one address; allowing before denying at one place.
-        rules.sort_by_key(|rule| {
-            (
-                rule.side,
-                rule.protocol,
-                rule.port,
-                rule.range.addr.bytes(),
-                rule.range.bits,
-                rule.reason,
-                rule.set,
-                rule.number,
-            )
-        });
-        let mut around: Vec<Rule> = Vec::new();
-        let mut kept: Vec<Rule> = Vec::with_capacity(rules.len());
-        for rule in rules {
-            let place = |r: &Rule| (r.side, r.protocol, r.port);
-            while around.last().is_some_and(|wider| place(wider) != place(&rule) || !wider.range.covers(rule.range)) {
-                around.pop();
-            }
-            if rule.reason == Reason::Allowed {
-                let wider = around.iter().rev().find(|wider| wider.reason == Reason::Allowed);
-                // A hole between the two means that the wider one does not reach here.
-                let hidden = around.last().is_some_and(|last| last.reason != Reason::Allowed);
-                if let Some(wider) = wider.filter(|wider| wider.set != rule.set && !hidden) {
-                    return Err(self.conflict(wider, &rule));
-                }
-            }
-            match around.last() {
-                // One place, told twice: the first stands (they agree, or the first allows what a contract names).
-                Some(last) if last.range == rule.range => {}
-                _ => {
-                    around.push(rule);
-                    kept.push(rule);
-                }
-            }
-        }
-        Ok(kept)
-    }
-
-    fn conflict(&self, one: &Rule, other: &Rule) -> Error {
-        let groups = |rule: &Rule| {
-            let set = self.sets.iter().find(|(_, index)| **index == rule.set).map(|(set, _)| set);
-            set.into_iter().flatten().map(Group::as_str).collect::<Vec<_>>().join(" ")
-        };
-        let path = |rule: &Rule| Source::from_number(rule.number).map_or_else(String::new, Source::path);
-        let protocol = if other.protocol == protocol::TCP { "tcp" } else { "udp" };
-        Error::Conflict {
-            one: path(one),
-            other: path(other),
-            place: format!("{} port {protocol}/{}", other.range, other.port),
-            one_groups: groups(one),
-            other_groups: groups(other),
-        }
-    }
+/// Groups as they are written in sentences.
+fn listed(groups: &BTreeSet<Group>) -> String {
+    groups.iter().map(Group::as_str).collect::<Vec<_>>().join(" ")
 }

@@ -8,7 +8,7 @@ use std::{
 use crate::{
     group::{Class, Risk},
     models,
-    name::HostName,
+    name::{HostName, HostPattern},
     tool::NamePattern,
 };
 
@@ -50,14 +50,15 @@ pub struct HostFacts {
     /// `[[mcp.server]]`
     pub mcp_servers: Vec<McpServer>,
     /// Model hosts beyond the built-in list.
-    pub model_hosts: BTreeSet<HostName>,
+    pub model_hosts: BTreeSet<HostPattern>,
 }
 
 impl HostFacts {
     /// Whether a host serves models.
     #[must_use]
     pub fn is_model_host(&self, host: &HostName) -> bool {
-        self.model_hosts.contains(host) || models::is_model_host(host.as_str())
+        let configured = || models::listed_around(&self.model_hosts, &HostPattern::Exact(host.clone()));
+        models::is_model_host(host.as_str()) || (!self.model_hosts.is_empty() && configured())
     }
 
     /// The MCP server of a name.

@@ -13,6 +13,7 @@ pub mod group;
 pub mod host;
 mod models;
 pub mod name;
+pub mod names;
 pub mod net;
 mod ranges;
 mod read;

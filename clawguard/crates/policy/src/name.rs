@@ -1,6 +1,6 @@
 //! Host names and the patterns that stand for them.
 
-use std::{collections::HashSet, fmt, str::FromStr};
+use std::{borrow::Borrow, collections::HashSet, fmt, str::FromStr};
 
 /// A host name: lower case, ASCII, at least one label, no trailing dot.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -20,7 +20,18 @@ impl HostName {
 
     /// The names that this one lies below: for `a.b.c` these are `b.c` and `c`.
     pub fn parents(&self) -> impl Iterator<Item = Self> + '_ {
-        self.0.match_indices('.').map(|(at, _)| Self(self.0[at + 1..].into()))
+        self.parents_as_text().map(|parent| Self(parent.into()))
+    }
+
+    /// The same, for look-ups.
+    pub(crate) fn parents_as_text(&self) -> impl Iterator<Item = &str> {
+        self.0.match_indices('.').map(|(at, _)| &self.0[at + 1..])
+    }
+}
+
+impl Borrow<str> for HostName {
+    fn borrow(&self) -> &str {
+        &self.0
     }
 }
 
@@ -108,7 +119,7 @@ impl fmt::Display for HostPattern {
 /// Patterns, to be asked whether one of them stands for a host or covers another pattern: by look-ups, not one by one.
 pub(crate) struct Named<'a> {
     pub(crate) exact: HashSet<&'a HostName>,
-    below: HashSet<&'a HostName>,
+    below: HashSet<&'a str>,
 }
 
 impl<'a> Named<'a> {
@@ -117,7 +128,7 @@ impl<'a> Named<'a> {
         for pattern in patterns {
             match pattern {
                 HostPattern::Exact(name) => named.exact.insert(name),
-                HostPattern::Below(name) => named.below.insert(name),
+                HostPattern::Below(name) => named.below.insert(name.as_str()),
             };
         }
         named
@@ -125,28 +136,28 @@ impl<'a> Named<'a> {
 
     /// Whether a wildcard stands for the host.
     pub(crate) fn below(&self, name: &HostName) -> bool {
-        !self.below.is_empty() && name.parents().any(|parent| self.below.contains(&parent))
+        !self.below.is_empty() && name.parents_as_text().any(|parent| self.below.contains(parent))
     }
 
     /// Whether one of the patterns covers this one.
     pub(crate) fn covers(&self, pattern: &HostPattern) -> bool {
         match pattern {
             HostPattern::Exact(name) => self.exact.contains(name) || self.below(name),
-            HostPattern::Below(name) => self.below.contains(name) || self.below(name),
+            HostPattern::Below(name) => self.below.contains(name.as_str()) || self.below(name),
         }
     }
 
     pub(crate) fn has(&self, pattern: &HostPattern) -> bool {
         match pattern {
             HostPattern::Exact(name) => self.exact.contains(name),
-            HostPattern::Below(name) => self.below.contains(name),
+            HostPattern::Below(name) => self.below.contains(name.as_str()),
         }
     }
 
     /// The narrowest wildcard that covers this pattern and is not it.
     pub(crate) fn around(&self, pattern: &HostPattern) -> Option<HostPattern> {
         let (HostPattern::Exact(name) | HostPattern::Below(name)) = pattern;
-        name.parents().find(|parent| self.below.contains(parent)).map(HostPattern::Below)
+        name.parents().find(|parent| self.below.contains(parent.as_str())).map(HostPattern::Below)
     }
 }
 

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use claw::{Value, json, json::Limits};
 use naive::{
     Answer, Facts,
-    generate::{self, ADDRESSES, SERVERS, TOOLS},
+    generate::{self, ADDRESSES, NAMES, SERVERS, TOOLS},
 };
 use policy::{Contract, diff, diff::ChangeKind};
 use proptest::prelude::*;
@@ -55,6 +55,23 @@ fn changes_are_told_in_sentences_and_the_widening_first() {
                 "widens: egress: changes a.example:443/tcp from class read to class write, which cannot be judged and so \
                  counts as wider",
                 "widens: egress: no longer asks for TLS at a.example:443/tcp",
+            ],
+        ),
+        (
+            r#"{"egress":[{"host":"a.example"},{"host":"b.example","ech":true}]}"#,
+            r#"{"egress":[{"host":"a.example","ech":true},{"host":"b.example"}]}"#,
+            &[
+                "widens: egress: allows encrypted ClientHellos at a.example:443/tcp",
+                "narrows: egress: no longer allows encrypted ClientHellos at b.example:443/tcp",
+            ],
+        ),
+        (
+            r#"{"egress":[{"host":"*.example"},{"host":"*.a.example","ports":[1]}]}"#,
+            r#"{"egress":[{"host":"*.example"}]}"#,
+            &[
+                "widens: egress: takes away what egress said of *.a.example itself, so that *.example decides about it, \
+                 which cannot be judged and so counts as wider",
+                "narrows: egress: takes away access to *.a.example:1/tcp",
             ],
         ),
         (
@@ -201,6 +218,15 @@ fn wider(old: &Value, new: &Value, facts: &Facts) -> Option<String> {
                 if reaches(new) && !reaches(old) {
                     return Some(format!("{to} port {port}/{by}"));
                 }
+            }
+        }
+    }
+    for name in NAMES {
+        for port in [80, 443, 8443] {
+            let way = |contract| naive::may_call_for(contract, facts, name, port).unwrap_or((false, false, true));
+            let ((tcp, udp, tls), (had_tcp, had_udp, had_tls)) = (way(new), way(old));
+            if tcp && !had_tcp || udp && !had_udp || tcp && !tls && had_tls {
+                return Some(format!("{name}:{port}"));
             }
         }
     }

@@ -7,9 +7,9 @@ use claw::{Hash, json, json::Limits};
 use clawguard_common::{Reason, protocol, side};
 use naive::{
     Answer,
-    generate::{self, ADDRESSES, SERVERS, TOOLS},
+    generate::{self, ADDRESSES, NAMES, SERVERS, TOOLS},
 };
-use policy::{Contract, Policy, compile, net, sample, tool::ToolVerdict};
+use policy::{Contract, Policy, compile, names::NameIndex, net, sample, tool::ToolVerdict};
 use proptest::prelude::*;
 
 fn read(value: &serde_json::Value) -> (claw::Value, Contract) {
@@ -40,6 +40,48 @@ proptest! {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_name_may_be_called_for_where_the_text_says_so(payload in generate::contract(), facts in generate::facts()) {
+        let (text, contract) = read(&payload);
+        let Ok(policy) = compile(&contract, Hash([7; 32]), &facts.host()) else { return Ok(()) };
+        let index = NameIndex::of(&policy);
+        for name in NAMES {
+            let host = name.parse().unwrap();
+            let found = index.rules(&host);
+            for port in [80, 443, 8443] {
+                let rule = found.rules.iter().find(|rule| rule.port == port);
+                let way = rule.map(|rule| (rule.tcp, rule.udp, rule.tls));
+                prop_assert_eq!(way, naive::may_call_for(&text, &facts, name, port), "{} {}: {}", name, port, payload);
+            }
+        }
+    }
+
+    /// Where TLS is asked for at a fixed address, the names that may be called for there are the host's own rules.
+    #[test]
+    fn a_fixed_address_is_bound_to_the_rules_of_its_names(payload in generate::contract(), facts in generate::facts()) {
+        let (_, contract) = read(&payload);
+        let Ok(policy) = compile(&contract, Hash([7; 32]), &facts.host()) else { return Ok(()) };
+        let index = NameIndex::of(&policy);
+        let mut expected = Vec::new();
+        for (name, address) in &facts.hosts {
+            let (host, addr) = (name.parse().unwrap(), net::addr(address.parse().unwrap()));
+            for rule in index.rules(&host).rules.into_iter().filter(|rule| rule.tls) {
+                let there = sample::find(&policy, side::EGRESS, protocol::TCP, rule.port, addr);
+                let there = there.filter(|there| there.range.bits == 128 && there.reason == Reason::Allowed);
+                if let Some(there) = there.filter(|there| there.tls) {
+                    prop_assert_eq!((there.set, there.ech), (rule.set, rule.ech));
+                    expected.push((rule.port, rule.number, addr));
+                } else {
+                    // A special range, which a name does not open, or what a CIDR opens by itself.
+                    prop_assert!(*name == "inside.test" || there.is_some(), "{}: {}", name, payload);
+                }
+            }
+        }
+        expected.sort_unstable();
+        let bound: Vec<_> = policy.bound.iter().map(|bound| (bound.port, bound.number, bound.addr)).collect();
+        prop_assert_eq!(bound, expected, "{}", payload);
     }
 
     #[test]

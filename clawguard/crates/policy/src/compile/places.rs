@@ -1,7 +1,7 @@
 //! What the host knows to stand behind an address: MCP servers, and model providers.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
 };
 
@@ -13,6 +13,7 @@ use crate::{
     finding::Outcome,
     group::{Class, Group, Risk},
     host::{HostFacts, McpServer},
+    name::HostName,
     net::{self, Cidr},
     special,
     tool::ToolPattern,
@@ -44,6 +45,11 @@ impl Behind {
         }
     }
 
+    pub(super) fn joined(mut self, other: Self) -> Self {
+        self.join(other);
+        self
+    }
+
     fn join(&mut self, other: Self) {
         self.groups.extend(other.groups);
         self.risk = self.risk.max(other.risk);
@@ -56,6 +62,8 @@ impl Behind {
 #[derive(Debug, Default)]
 pub(super) struct Places {
     servers: BTreeMap<(Addr, u16), Behind>,
+    /// The same by the name that the configuration gives.
+    named: HashMap<(HostName, u16), Behind>,
     models: BTreeSet<Addr>,
 }
 
@@ -65,6 +73,8 @@ impl Places {
         for server in &host.mcp_servers {
             let Some((name, port)) = &server.endpoint else { continue };
             let behind = Behind::of(server, contract);
+            let called = places.named.entry((name.clone(), *port));
+            called.and_modify(|there| there.join(behind.clone())).or_insert_with(|| behind.clone());
             for address in host.hosts.get(name).into_iter().flatten() {
                 let place = places.servers.entry((net::addr(*address), *port));
                 place.and_modify(|there| there.join(behind.clone())).or_insert_with(|| behind.clone());
@@ -81,19 +91,23 @@ impl Places {
     /// The servers behind a port of these addresses.
     pub(super) fn behind<'a>(&self, addresses: impl IntoIterator<Item = &'a IpAddr>, port: u16) -> Option<Behind> {
         let found = addresses.into_iter().filter_map(|address| self.servers.get(&(net::addr(*address), port)));
-        self.joined(found)
+        found.cloned().reduce(Behind::joined)
+    }
+
+    /// The servers that have this name and port in the configuration.
+    pub(super) fn called(&self, name: &HostName, port: u16) -> Option<Behind> {
+        if self.named.is_empty() { None } else { self.named.get(&(name.clone(), port)).cloned() }
+    }
+
+    /// Whether a server is behind any port of these addresses.
+    pub(super) fn serves<'a>(&self, addresses: impl IntoIterator<Item = &'a IpAddr>) -> bool {
+        let any = |addr| self.servers.range((addr, 0)..=(addr, u16::MAX)).next().is_some();
+        addresses.into_iter().any(|address| any(net::addr(*address)))
     }
 
     /// The servers behind a port of this one address.
     pub(super) fn at(&self, address: Addr, port: u16) -> Option<Behind> {
         self.servers.get(&(address, port)).cloned()
-    }
-
-    fn joined<'a>(&self, found: impl Iterator<Item = &'a Behind>) -> Option<Behind> {
-        found.cloned().reduce(|mut one, other| {
-            one.join(other);
-            one
-        })
     }
 }
 
@@ -143,8 +157,8 @@ impl Compiler<'_> {
         for (protocol, port, address, reason) in holes {
             if !opened.contains(&(protocol, port, address)) {
                 let set = if reason == Reason::ModelDirect { models } else { others };
-                let (range, number) = (Cidr::host(address), Source::BuiltIn.number());
-                self.rules.push(Rule { side: side::EGRESS, protocol, port, range, set, reason, number });
+                let range = Cidr::host(address);
+                self.rules.push(Rule::held_back(side::EGRESS, protocol, port, range, set, reason));
             } else {
                 withheld.retain(|(_, at, on, _)| (*at, *on) != (address, port));
             }
@@ -157,18 +171,28 @@ impl Compiler<'_> {
         Ok(())
     }
 
-    /// A contract that wants every model call mediated, or certain models only, may open no way to a model: nothing here would
-    /// hold the agent to it.
-    pub(super) fn refuse_models_without_rules(&self) -> Result<(), Error> {
+    fn receipts(&self) -> bool {
+        self.contract.guard.model.as_ref().is_some_and(|model| model.require_proxy_receipts)
+    }
+
+    /// The first member of the contract, if any, for which model calls would have to be mediated.
+    pub(super) fn mediation(&self) -> Option<&'static str> {
         let contract = self.contract;
-        let receipts = contract.guard.model.as_ref().is_some_and(|model| model.require_proxy_receipts);
         let rules = [
-            (receipts, contract.form.receipts()),
+            (self.receipts(), contract.form.receipts()),
             (contract.allowed_providers.is_some(), "allowed_providers"),
             (contract.allowed_models.is_some(), "allowed_models"),
             (!contract.model_rules.is_empty(), contract.model_rules.first().map_or("", |(name, _)| name)),
         ];
-        let Some((_, path)) = rules.into_iter().find(|(there, _)| *there) else { return Ok(()) };
+        rules.into_iter().find(|(there, _)| *there).map(|(_, path)| path)
+    }
+
+    /// A contract that wants every model call mediated, or certain models only, may open no way to a model: nothing here would
+    /// hold the agent to it.
+    pub(super) fn refuse_models_without_rules(&self) -> Result<(), Error> {
+        let contract = self.contract;
+        let receipts = self.receipts();
+        let Some(path) = self.mediation() else { return Ok(()) };
         let refuse = |number: u32, what: &str| {
             let source = Source::from_number(number).map_or_else(String::new, Source::path);
             Err(Error::Unenforceable {

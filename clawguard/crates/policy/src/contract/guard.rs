@@ -64,6 +64,8 @@ pub struct Egress {
     pub protocol: Protocol,
     /// Whether TLS is spoken there.
     pub tls: bool,
+    /// Whether a ClientHello may be an encrypted one, whose outer name alone is judged.
+    pub ech: bool,
     /// Whether QUIC is, on UDP at the same ports.
     pub quic: bool,
     /// What calls to it do.
@@ -274,9 +276,15 @@ impl Egress {
         }
         groups.sort_unstable();
         groups.dedup();
+        let ech = fields.flag("ech")?.unwrap_or(false);
+        let named = protocol == Protocol::Tcp && matches!(to, To::Host(_));
+        let tls = tls.unwrap_or(named);
+        if ech && !(tls && named) {
+            let why = "it says how TLS begins, and is for hosts at which TLS is spoken".into();
+            return Err(Error::Bound { path: fields.path("ech"), why });
+        }
         fields.end()?;
-        let tls = tls.unwrap_or(protocol == Protocol::Tcp && matches!(to, To::Host(_)));
-        Ok(Self { to, ports, protocol, tls, quic, class, groups })
+        Ok(Self { to, ports, protocol, tls, ech, quic, class, groups })
     }
 }
 

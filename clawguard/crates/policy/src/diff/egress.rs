@@ -28,6 +28,7 @@ enum Target<'a> {
 struct Way<'a> {
     class: Option<Class>,
     tls: bool,
+    ech: bool,
     groups: BTreeSet<&'a Group>,
 }
 
@@ -83,7 +84,7 @@ fn places(contract: &Contract) -> BTreeMap<Place<'_>, Way<'_>> {
     }
     let spoken = Named::of(named(contract));
     for pattern in listed(contract).filter(|pattern| !spoken.covers(pattern)) {
-        let way = || Way { class: None, tls: true, groups: BTreeSet::new() };
+        let way = || Way { class: None, tls: true, ech: false, groups: BTreeSet::new() };
         found.entry((Target::Host(pattern), 443, Protocol::Tcp)).or_insert_with(way);
     }
     found
@@ -106,18 +107,18 @@ fn listed(contract: &Contract) -> impl Iterator<Item = &HostPattern> {
 }
 
 fn way(entry: &Egress) -> Way<'_> {
-    Way { class: entry.class, tls: entry.tls, groups: entry.groups.iter().collect() }
+    Way { class: entry.class, tls: entry.tls, ech: entry.ech, groups: entry.groups.iter().collect() }
 }
 
 /// Hosts that had an entry of their own and now fall to a wildcard, whose ports may be others.
 fn uncovered(changes: &mut Changes, old: &Contract, new: &Contract) {
-    // A wildcard of egress leaves out hosts with an entry of their own, one of egress_allowlist all that egress names.
+    // A wildcard of egress leaves out what has a narrower entry of its own, one of egress_allowlist all that egress names.
     let (still, listed) = (Named::of(named(new)), Named::of(listed(new)));
     for gone in named(old).filter(|pattern| !still.has(pattern)) {
-        let wide = match gone {
-            HostPattern::Exact(_) => still.around(gone),
+        let wide = still.around(gone).or_else(|| match gone {
+            HostPattern::Exact(_) => None,
             HostPattern::Below(_) => listed.has(gone).then(|| gone.clone()),
-        };
+        });
         if let Some(wide) = wide.or_else(|| listed.around(gone)) {
             let text = format!("takes away what egress said of {gone} itself, so that {wide} decides about it");
             changes.unjudged(EGRESS, text);
@@ -140,6 +141,13 @@ fn change(changes: &mut Changes, place: &Place<'_>, was: &Way<'_>, is: &Way<'_>)
             false => (ChangeKind::Widens, "no longer asks for TLS at"),
         };
         changes.push(kind, EGRESS, format!("{text} {place}"));
+    }
+    if was.ech != is.ech {
+        let (kind, text) = match is.ech {
+            true => (ChangeKind::Widens, "allows encrypted ClientHellos"),
+            false => (ChangeKind::Narrows, "no longer allows encrypted ClientHellos"),
+        };
+        changes.push(kind, EGRESS, format!("{text} at {place}"));
     }
     if was.groups != is.groups {
         let text = format!("changes {place} from groups {} to groups {}", groups(&was.groups), groups(&is.groups));

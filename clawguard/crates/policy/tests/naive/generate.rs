@@ -29,6 +29,23 @@ pub(crate) const ADDRESSES: [&str; 12] = [
     "2001:db8::5",
     "127.0.0.1",
 ];
+/// Names to ask for: the hosts', and some that have no fixed address.
+pub(crate) const NAMES: [&str; 14] = [
+    "a.test",
+    "x.a.test",
+    "y.x.a.test",
+    "b.test",
+    "api.openai.com",
+    "crm.mcp",
+    "graph.mcp",
+    "inside.test",
+    "six.test",
+    "far.test",
+    "far.a.test",
+    "far.x.a.test",
+    "far.mcp",
+    "far.example",
+];
 const HOSTS: [(&str, &str); 9] = [
     ("a.test", "203.0.113.1"),
     ("x.a.test", "203.0.113.2"),
@@ -153,16 +170,17 @@ fn ports() -> impl Strategy<Value = Vec<u16>> {
 }
 
 fn egress() -> impl Strategy<Value = Value> {
-    let host = (host_pattern(), option::of(ports()), any::<bool>(), select(&["tcp", "tcp", "udp"][..])).prop_map(
-        |(host, ports, quic, protocol)| {
+    let plain = prop::bool::weighted(0.1);
+    let host = (host_pattern(), option::of(ports()), any::<bool>(), select(&["tcp", "tcp", "udp"][..]), plain)
+        .prop_map(|(host, ports, quic, protocol, plain)| {
             members(vec![
                 ("host", Some(host.into())),
                 ("ports", ports.map(Value::from)),
                 ("quic", (quic && protocol == "tcp").then_some(true.into())),
                 ("protocol", Some(protocol.into())),
+                ("tls", (plain && protocol == "tcp").then_some(false.into())),
             ])
-        },
-    );
+        });
     let range = (range(), ports(), select(&["tcp", "udp"][..]))
         .prop_map(|(cidr, ports, protocol)| json!({ "cidr": cidr, "ports": ports, "protocol": protocol }));
     prop_oneof![2 => host, 1 => range]

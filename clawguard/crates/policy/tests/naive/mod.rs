@@ -178,6 +178,41 @@ fn host_is(pattern: &str, name: &str) -> bool {
     }
 }
 
+/// Whether a pattern that stands for the same name comes before the other.
+fn narrower(one: &str, other: &str) -> bool {
+    other.starts_with('*') && (!one.starts_with('*') || one.len() > other.len())
+}
+
+/// How a name may be called for at a port: by TCP, by UDP, and whether TLS is judged.
+pub(crate) fn may_call_for(payload: &Value, facts: &Facts, name: &str, port: u16) -> Option<(bool, bool, bool)> {
+    payload.get("policy_version")?;
+    let address = facts.hosts.iter().find(|(host, _)| *host == name).map(|(_, ip)| ip.parse::<IpAddr>().unwrap());
+    if address.is_some_and(|ip| tools_close(payload, facts, ip, port)) {
+        return None;
+    }
+    let egress = list(at(payload, &["metadata", "clawguard.v1", "egress"]));
+    let host = |entry: &Value| entry.get("host").and_then(Value::as_str).map(str::to_owned);
+    let about: Vec<String> = egress.iter().filter_map(|entry| host(entry)).filter(|p| host_is(p, name)).collect();
+    let Some(decides) = about.iter().find(|one| about.iter().all(|other| !narrower(other, one))) else {
+        let listed = texts(payload.get("egress_allowlist")).iter().any(|pattern| host_is(pattern, name));
+        return (listed && port == 443).then_some((true, false, true));
+    };
+    // Two that do not agree on TLS are refused; none of them asks for it.
+    let (mut found, mut plain) = (None, false);
+    for entry in egress.iter().filter(|entry| host(entry).as_ref() == Some(decides)) {
+        let ports = list(entry.get("ports"));
+        let fits = if ports.is_empty() { port == 443 } else { ports.contains(&&Value::Number(f64::from(port))) };
+        if fits {
+            let tcp = entry.get("protocol").and_then(Value::as_str) != Some("udp");
+            let udp = !tcp || entry.get("quic") == Some(&Value::Bool(true));
+            plain |= tcp && entry.get("tls") == Some(&Value::Bool(false));
+            let (t, u) = found.unwrap_or((false, false));
+            found = Some((t || tcp, u || udp));
+        }
+    }
+    found.map(|(tcp, udp)| (tcp, udp, tcp && !plain))
+}
+
 /// May the agent send to the address?
 pub(crate) fn may_reach(payload: &Value, facts: &Facts, ip: IpAddr, port: u16, protocol: &str) -> bool {
     if payload.get("policy_version").is_none() {
@@ -201,7 +236,7 @@ pub(crate) fn may_reach(payload: &Value, facts: &Facts, ip: IpAddr, port: u16, p
     let by_host = |pattern: &str| {
         special(ip).is_none()
             && names.iter().any(|name| {
-                let spoken_for = pattern.starts_with('*') && named.contains(name);
+                let spoken_for = named.iter().any(|other| narrower(other, pattern) && host_is(other, name));
                 host_is(pattern, name) && !spoken_for && !tools_close(payload, facts, ip, port)
             })
     };
