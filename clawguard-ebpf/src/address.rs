@@ -12,7 +12,7 @@ use crate::{
     record::settle,
     socket::Ends,
     tls,
-    verdict::{ANY_KEY, By, Flowing, Owner, Verdict, judge, refused},
+    verdict::{ANY_KEY, By, Flowing, Owner, Verdict, forget, judge, refused},
 };
 
 #[cgroup_sock_addr(connect4)]
@@ -110,7 +110,8 @@ fn connect(ctx: &SockAddrContext, hook: Hook) -> i32 {
             (Owner { job: stamp.job, key: stamp.key }, Some(stamp), shut)
         }
     };
-    let flowing = flowing(ctx, owner, 0, By::Egress, hook);
+    let mut flowing = flowing(ctx, owner, 0, By::Egress, hook);
+    let known = forget(&mut flowing);
     let (None, Some(stamp)) = (shut, stamp) else {
         return answer(refused(&mut room, owner, shut.unwrap_or(Reason::Internal), hook, &flowing.remote));
     };
@@ -126,6 +127,9 @@ fn connect(ctx: &SockAddrContext, hook: Hook) -> i32 {
         judge(ctx.sock_addr.cast(), &flowing, room.as_mut_ptr());
         room.assume_init_mut()
     };
+    if !known || !forget(verdict) {
+        verdict.reason = Reason::Internal;
+    }
     let greets = verdict.flags as u8 & rule::TLS != 0;
     // SAFETY: this kind of context always has its socket.
     if verdict.allows() && !unsafe { tls::begin((*ctx.sock_addr).__bindgen_anon_1.sk.cast(), greets) } {
@@ -154,6 +158,7 @@ fn sendmsg(ctx: &SockAddrContext, hook: Hook) -> i32 {
     // SAFETY: this kind of context always has its socket.
     let local_port = unsafe { (*(*ctx.sock_addr).__bindgen_anon_1.sk).src_port } as u16;
     let mut flowing = flowing(ctx, owner, local_port, By::Either, hook);
+    let known = forget(&mut flowing);
     let (None, Some(stamp)) = (shut, stamp) else {
         return answer(refused(&mut room, owner, shut.unwrap_or(Reason::Internal), hook, &flowing.remote));
     };
@@ -168,6 +173,9 @@ fn sendmsg(ctx: &SockAddrContext, hook: Hook) -> i32 {
         judge(ctx.sock_addr.cast(), &flowing, room.as_mut_ptr());
         room.assume_init_mut()
     };
+    if !known || !forget(verdict) {
+        verdict.reason = Reason::Internal;
+    }
     if verdict.allows() {
         if verdict.own {
             // The packet hook asks who is there now, and counts.

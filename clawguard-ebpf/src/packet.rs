@@ -12,7 +12,7 @@ use crate::{
     record::{announce_name, settle},
     socket::Ends,
     tls,
-    verdict::{ANY_KEY, By, Flowing, Owner, Verdict, judge, refused},
+    verdict::{ANY_KEY, By, Flowing, Owner, Verdict, forget, judge, refused},
 };
 
 const TCP_ESTABLISHED: u32 = 1;
@@ -85,6 +85,7 @@ unsafe fn judged(skb: *mut __sk_buff, socket: *mut c_void, stamp: *mut Stamp, mu
     }
     // SAFETY: all of it was written.
     let flowing = unsafe { room.assume_init_mut() };
+    let known = forget(flowing);
     let remote = &flowing.remote;
     let tcp = remote.protocol == protocol::TCP;
     let outgoing = tcp && stamp.flags & stamp::OUTGOING != 0;
@@ -100,6 +101,9 @@ unsafe fn judged(skb: *mut __sk_buff, socket: *mut c_void, stamp: *mut Stamp, mu
         judge(skb.cast(), flowing, verdict.as_mut_ptr());
         verdict.assume_init_mut()
     };
+    if !known || !forget(verdict) {
+        verdict.reason = Reason::Internal;
+    }
     let mut news = false;
     if outgoing && verdict.allows() && verdict.flags as u8 & rule::TLS != 0 {
         // SAFETY: the socket is not null.

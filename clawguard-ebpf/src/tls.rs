@@ -23,7 +23,7 @@ use clawguard_common::{
 use crate::{
     flow,
     maps::{GREETINGS, JOBS, NAMES, POLICIES, TALKS},
-    verdict::{Verdict, is_bound, is_killed},
+    verdict::{Verdict, forget, is_bound, is_killed},
 };
 
 const ALLOWED: u32 = Reason::Allowed as u32;
@@ -148,9 +148,12 @@ pub(crate) unsafe fn sent(skb: *mut __sk_buff, socket: *mut c_void, stamp: *mut 
 #[inline(always)]
 unsafe fn hear(skb: *mut __sk_buff, socket: *mut c_void, stamp: &mut Stamp, talk: &mut Talk) -> u32 {
     // SAFETY: the caller's promise.
-    let Some(segment) = (unsafe { segment(skb, Hook::Egress) }) else {
+    let Some(mut segment) = (unsafe { segment(skb, Hook::Egress) }) else {
         return Reason::Malformed as u32;
     };
+    if !forget(&mut segment) {
+        return Reason::Internal as u32;
+    }
     if segment.flags & SYN != 0 {
         // SAFETY: as above; zero bytes are a greeting.
         let Some(greeting) = (unsafe { GREETINGS.get_or_make(socket) }) else {
@@ -242,39 +245,27 @@ unsafe fn judge(skb: *mut __sk_buff, segment: &Segment, greeting: &mut Greeting,
     if greeting.stage == greeting::SENT {
         return refused;
     }
-    let mut walk = Walk { skb, greeting, from: segment.at + again, left, name: 0, length: 0, end: Walk::ON };
+    let remote = &raw const segment.remote;
+    let mut walk = Walk { skb, greeting, talk, remote, job, from: segment.at + again, left, end: Walk::ON };
     walk.go();
-    if walk.end == Walk::NAME {
-        talk.called.data.port = segment.remote.port.to_be_bytes();
-        let (name, length) = (walk.name, walk.length);
-        let mut reverse = Reverse { greeting: walk.greeting, called: &raw mut talk.called, name, length, wrong: false };
-        reverse.go();
-        if reverse.wrong {
-            return Reason::SniMismatch as u32;
-        }
-        let reason = allows(job, talk, &segment.remote);
-        if reason != ALLOWED {
-            return reason;
-        }
-        walk.go();
-    }
     let end = walk.end;
-    // SAFETY: the greeting lives as long as the program runs.
-    let greeting = unsafe { &mut *walk.greeting };
-    if talk.called.prefix != 0 && greeting.reader.seen & seen::ECH != 0 && talk.flags & u64::from(rule::ECH) == 0 {
+    // SAFETY: both live as long as the program runs.
+    let (greeting, talk) = unsafe { (&mut *walk.greeting, &*walk.talk) };
+    let seen = greeting.reader.seen;
+    if talk.called.prefix != 0 && seen & seen::ECH != 0 && talk.flags & u64::from(rule::ECH) == 0 {
         return Reason::Ech as u32;
     }
     match end {
         Walk::WAIT => ALLOWED,
-        Walk::DONE if greeting.reader.seen & seen::NAME == 0 => Reason::NoSni as u32,
+        Walk::DONE if seen & seen::NAME == 0 => Reason::NoSni as u32,
         // More than a ClientHello, before the server has answered.
         Walk::DONE if greeting.have != u32::from(greeting.reader.end) || walk.left != 0 => refused,
         Walk::DONE => {
-            let again = greeting.reader.seen & seen::AGAIN != 0;
-            greeting.stage = if again { greeting::ANSWERED } else { greeting::SENT };
+            greeting.stage = if seen & seen::AGAIN != 0 { greeting::ANSWERED } else { greeting::SENT };
             ALLOWED
         }
-        _ => refused,
+        Walk::ON | Walk::REFUSED => refused,
+        reason => reason,
     }
 }
 
@@ -310,25 +301,25 @@ fn allows(job: u32, talk: &mut Talk, remote: &Endpoint) -> u32 {
 struct Walk {
     skb: *mut __sk_buff,
     greeting: *mut Greeting,
+    talk: *mut Talk,
+    remote: *const Endpoint,
+    job: u32,
     /// Where in the packet the bytes begin that were not taken yet.
     from: u32,
     /// How many there are.
     left: u32,
-    name: u32,
-    length: u32,
+    /// How it ended: as below, or the [`Reason`] for which a name is refused.
     end: u32,
 }
 
 impl Walk {
-    const ON: u32 = 0;
-    const WAIT: u32 = 1;
-    const NAME: u32 = 2;
-    const DONE: u32 = 3;
-    const REFUSED: u32 = 4;
+    const ON: u32 = 0x100;
+    const WAIT: u32 = 0x101;
+    const DONE: u32 = 0x102;
+    const REFUSED: u32 = 0x103;
 
     #[inline(always)]
     fn go(&mut self) {
-        self.end = Self::ON;
         // Each chunk is one turn more, and so is each wait.
         let turns = MOST_STEPS + 2 * (LONGEST_HELLO / GREETING_CHUNK) as u32 + 4;
         // SAFETY: the callback takes what it is given here.
@@ -341,7 +332,7 @@ unsafe extern "C" fn step(_turn: u32, walk: *mut Walk) -> i64 {
     // SAFETY: as `go` promises.
     let walk = unsafe { &mut *walk };
     // SAFETY: as above.
-    let greeting = unsafe { &mut *walk.greeting };
+    let (greeting, talk) = unsafe { (&mut *walk.greeting, &mut *walk.talk) };
     let have = greeting.have;
     if have > LONGEST_HELLO as u32 {
         walk.end = Walk::REFUSED;
@@ -363,8 +354,18 @@ unsafe extern "C" fn step(_turn: u32, walk: *mut Walk) -> i64 {
             Walk::REFUSED
         }
         Step::Name(name, length) => {
-            (walk.name, walk.length) = (name, length);
-            Walk::NAME
+            // SAFETY: as above.
+            let remote = unsafe { &*walk.remote };
+            talk.called.data.port = remote.port.to_be_bytes();
+            let reason = if call(greeting, &mut talk.called, name, length) {
+                allows(walk.job, talk, remote)
+            } else {
+                Reason::SniMismatch as u32
+            };
+            if reason == ALLOWED {
+                return 0;
+            }
+            reason
         }
         Step::Done => Walk::DONE,
         Step::Refused => Walk::REFUSED,
@@ -382,7 +383,7 @@ unsafe fn load(skb: *mut __sk_buff, from: u32, greeting: &mut Greeting, at: u32,
     unsafe { bpf_skb_load_bytes(skb.cast(), from, greeting.bytes.as_mut_ptr().add(at as usize).cast(), count) == 0 }
 }
 
-/// Puts a name into the form in which it is looked up.
+/// A name that is put into the form in which it is looked up.
 struct Reverse {
     greeting: *const Greeting,
     called: *mut Called,
@@ -391,21 +392,21 @@ struct Reverse {
     wrong: bool,
 }
 
-impl Reverse {
-    #[inline(always)]
-    fn go(&mut self) {
-        // SAFETY: the callback takes what it is given here.
-        unsafe { bpf_loop(self.length, reverse as *mut c_void, ptr::from_mut(self).cast(), 0) };
-        let length = self.length as usize;
-        // SAFETY: the caller's record.
-        let called = unsafe { &mut *self.called };
-        if self.wrong || length >= called.data.reversed.len() {
-            self.wrong = true;
-            return;
-        }
-        called.data.reversed[length] = 0;
-        called.prefix = NameData::prefix(self.length + 1);
+/// Puts a name into the form in which it is looked up. Answers whether it is one.
+#[inline(always)]
+fn call(greeting: &Greeting, called: &mut Called, name: u32, length: u32) -> bool {
+    let mut reversed = Reverse { greeting, called, name, length, wrong: false };
+    // SAFETY: the callback takes what it is given here.
+    unsafe { bpf_loop(length, reverse as *mut c_void, ptr::from_mut(&mut reversed).cast(), 0) };
+    // SAFETY: as above.
+    let called = unsafe { &mut *reversed.called };
+    let end = length as usize;
+    if reversed.wrong || end >= called.data.reversed.len() {
+        return false;
     }
+    called.data.reversed[end] = 0;
+    called.prefix = NameData::prefix(length + 1);
+    true
 }
 
 unsafe extern "C" fn reverse(turn: u32, reverse: *mut Reverse) -> i64 {
@@ -514,9 +515,12 @@ pub(crate) unsafe fn received(skb: *mut __sk_buff, socket: *mut c_void, stamp: *
 #[inline(always)]
 unsafe fn answer(skb: *mut __sk_buff, socket: *mut c_void, stamp: &Stamp, talk: &mut Talk) -> u32 {
     // SAFETY: the caller's promise.
-    let Some(segment) = (unsafe { segment(skb, Hook::Ingress) }) else {
+    let Some(mut segment) = (unsafe { segment(skb, Hook::Ingress) }) else {
         return Reason::Malformed as u32;
     };
+    if !forget(&mut segment) {
+        return Reason::Internal as u32;
+    }
     if talk.called.prefix != 0 {
         let reason = allows(stamp.job, talk, &segment.remote);
         if reason != ALLOWED {

@@ -1,8 +1,8 @@
 //! The one decision that every hook asks for.
 
-use core::{ffi::c_void, mem::MaybeUninit};
+use core::{ffi::c_void, mem::MaybeUninit, ptr};
 
-use aya_ebpf::helpers::generated::bpf_ktime_get_boot_ns;
+use aya_ebpf::helpers::generated::{bpf_ktime_get_boot_ns, bpf_probe_read_kernel};
 use clawguard_common::{
     ADDRESS, Endpoint, ExactKey, Groups, Hook, Host, JOB_NONE, Job, LearnedKey, NO_RULE, PolicyHead, RangeData, Reason,
     Rule, bound, group, guard, job, policy, protocol, side, tag,
@@ -119,6 +119,16 @@ pub(crate) fn refused(
 ) -> bool {
     // SAFETY: the room is there.
     settle(unsafe { refuse(room.as_mut_ptr(), owner, reason) }, hook, remote)
+}
+
+/// Has the kernel copy a value onto itself. The verifier then knows of it only what it is, and follows one path where it would
+/// follow one for each way in which it may have come about. Answers whether the copy succeeded; if not, all is zero.
+#[inline(always)]
+#[must_use]
+pub(crate) fn forget<T>(value: &mut T) -> bool {
+    let value = ptr::from_mut(value);
+    // SAFETY: as many bytes as it has, from and to where it is.
+    unsafe { bpf_probe_read_kernel(value.cast(), size_of::<T>() as u32, value.cast()) == 0 }
 }
 
 /// Notes whose verdict it is; answers whether that job is in force.
