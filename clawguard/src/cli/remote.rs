@@ -50,7 +50,7 @@ pub(crate) struct Answer {
 
 impl Answer {
     /// The body as JSON; anything but these statuses is a failure that says what came.
-    pub(crate) fn expect(&self, statuses: &[u16]) -> Result<Value, Failure> {
+    pub(crate) fn accept_only(&self, statuses: &[u16]) -> Result<Value, Failure> {
         let value: Value = serde_json::from_str(&self.body).unwrap_or(Value::Null);
         if statuses.contains(&self.status) {
             return Ok(value);

@@ -327,7 +327,7 @@ pub(crate) fn hash_of(file: &Path) -> Result<Hash, Failure> {
 
 fn fetch(context: &Context, hash: Hash, out: Option<&Path>, signer: Option<Did>, remote: &Remote) -> Done {
     let answer = remote.ask(context, Which::Clawcontrols, "GET", &format!("/v1/wpc/{hash}"), None)?;
-    answer.expect(&[200])?;
+    answer.accept_only(&[200])?;
     let wrapped = json::parse(answer.body.as_bytes(), json::Limits { bytes: 128 << 20, depth: 34 })
         .map_err(|error| Failure::Failed(format!("the registry's answer: {error}")))?;
     let text = wrapped.get("envelope").map(ToString::to_string).unwrap_or_default();
@@ -368,7 +368,7 @@ fn publish(context: &Context, file: &Path, remote: &Remote) -> Done {
         None => ("POST", "/v1/wpc".into(), format!("{{\"wpc\":{value}}}")),
     };
     let answer = remote.ask(context, Which::Clawcontrols, method, &path, Some(&body))?;
-    let told = answer.expect(&[200, 201])?;
+    let told = answer.accept_only(&[200, 201])?;
     if told.get("policy_hash_b64u").and_then(serde_json::Value::as_str) != Some(hash.to_string().as_str()) {
         return Err(Failure::Failed(format!("the registry answers for another contract than {hash}")));
     }
