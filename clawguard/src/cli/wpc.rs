@@ -25,6 +25,7 @@ use super::{
     Context, Done, Failure,
     remote::{Remote, Which},
     shown::{cut, lines},
+    stdio,
     table::table,
 };
 
@@ -181,8 +182,7 @@ fn new(policy_id: &str) -> Done {
             "groups": [{ "name": "crm", "risk": "low" }],
         }}
     });
-    println!("{}", serde_json::to_string_pretty(&template).unwrap_or_default());
-    Ok(())
+    stdio::say(&format!("{}\n", serde_json::to_string_pretty(&template).unwrap_or_default())).map(drop)
 }
 
 fn sign(context: &Context, file: &Path, key: &Path, out: Option<&Path>) -> Done {
@@ -197,14 +197,13 @@ fn sign(context: &Context, file: &Path, key: &Path, out: Option<&Path>) -> Done 
     let hash = payload.canonical_hash();
     let sealed = Envelope::seal(payload, Kind::WorkPolicyContract, &key, Instant(sys::clock::wall_ns()));
     match out {
-        None => print!("{sealed}"),
+        None => stdio::say(&sealed).map(drop),
         Some(out) => {
             fs::write(out, sealed).map_err(|error| of(out)(&error))?;
             let value = json!({ "wpc_hash": hash.to_string(), "signer": key.did().to_string(), "file": out });
-            context.print(&value, |_| format!("{hash} signed by {}\nwritten to {}\n", key.did(), out.display()))?;
+            context.print(&value, |_| format!("{hash} signed by {}\nwritten to {}\n", key.did(), out.display()))
         }
     }
-    Ok(())
 }
 
 fn verify(context: &Context, file: &Path, signer: Option<Did>) -> Done {
@@ -238,11 +237,13 @@ fn show(context: &Context, file: &Path) -> Done {
     if context.json {
         return context.print(&value, |_| String::new());
     }
+    let mut text = String::new();
     if let Some(envelope) = envelope {
-        println!("contract {}\nsigned by {} at {}\n", envelope.hash, envelope.signer, envelope.issued_at.format());
+        let (signer, at) = (envelope.signer, envelope.issued_at.format());
+        text = format!("contract {}\nsigned by {signer} at {at}\n\n", envelope.hash);
     }
-    println!("{}", lines(&serde_json::to_string_pretty(&value).unwrap_or_default()));
-    Ok(())
+    text += &serde_json::to_string_pretty(&value).unwrap_or_default();
+    stdio::say(&(lines(&text) + "\n")).map(drop)
 }
 
 fn differences(context: &Context, old: &Path, new: &Path) -> Done {
@@ -348,8 +349,7 @@ fn fetch(context: &Context, hash: Hash, out: Option<&Path>, signer: Option<Did>,
         return Err(Failure::Refused(format!("{hash} is signed by {}, who is not trusted", envelope.signer)));
     }
     let Some(out) = out else {
-        println!("{text}");
-        return Ok(());
+        return stdio::say(&format!("{text}\n")).map(drop);
     };
     fs::write(out, format!("{text}\n")).map_err(|error| of(out)(&error))?;
     let value = json!({ "wpc_hash": hash.to_string(), "signer": envelope.signer.to_string(), "file": out });
