@@ -5,5 +5,7 @@ use std::path::PathBuf;
 
 fn main() -> std::io::Result<()> {
     let directory = PathBuf::from(std::env::args_os().nth(1).unwrap_or_else(|| ".".into()));
-    clap_mangen::generate_to(clawguard::cli::command(), directory)
+    clap_mangen::generate_to(clawguard::cli::command(), &directory)?;
+    // `clawguard authority` hands its words on: the page of that name is the other executable's own.
+    clap_mangen::generate_to(authority::arguments::command(), directory)
 }

@@ -1,7 +1,12 @@
 //! What an operator does: configure, reload, look, leave; and that the API is the one that is described.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
-use std::{collections::BTreeSet, fs, path::Path};
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::Path,
+    process::{Command, Stdio},
+};
 
 use e2e::{Identity::Nobody, World, built};
 use nix::sys::signal::Signal;
@@ -229,6 +234,27 @@ fn the_api_is_the_one_that_is_described() {
 
 #[test]
 fn the_executable_says_which_version_it_is() {
-    let output = std::process::Command::new(built("clawguard")).arg("--version").output().unwrap();
+    let output = Command::new(built("clawguard")).arg("--version").output().unwrap();
     assert!(String::from_utf8_lossy(&output.stdout).starts_with("clawguard "));
+}
+
+#[test]
+fn what_prints_for_ever_ends_in_good_order_when_nobody_reads() {
+    let mut world = World::up();
+    world.use_contract("a", contract());
+    let children = ["status --watch", "explain --follow"].map(|words| {
+        let script = format!("{{ timeout 20 \"$0\" {words}; echo \"{words}: $?\" >&2; }} | head -n 1");
+        let mut command = Command::new("sh");
+        command.arg("-c").arg(script).arg(built("clawguard")).env("CLAWGUARD_ROOT", &world.directory);
+        command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
+    });
+    let [watch, mut follow] = children;
+    // The first is read, and the next one finds nobody who reads.
+    world.eventually("the follower's end", |world| {
+        world.agent("a", Nobody, &["tcp", "203.0.113.99:443", "x"]);
+        follow.try_wait().unwrap().is_some()
+    });
+    for (child, said) in [(watch, "status --watch: 0\n"), (follow, "explain --follow: 0\n")] {
+        assert_eq!(String::from_utf8(child.wait_with_output().unwrap().stderr).unwrap(), said);
+    }
 }

@@ -6,7 +6,7 @@ use std::{fs, time::Duration};
 use claw::key::PrivateKey;
 use e2e::{
     Identity::Nobody,
-    World,
+    Run, World,
     registry::{Mood, Registry},
 };
 use serde_json::{Value, json};
@@ -48,6 +48,13 @@ fn view(world: &World) -> Value {
 fn in_force(world: &World) -> Value {
     let agents = world.json(&["status"])["agents"].as_array().unwrap().clone();
     agents.into_iter().find(|agent| agent["name"] == "a").map_or(Value::Null, |agent| agent["wpc_hash"].clone())
+}
+
+/// A job of its own under a contract that is named by its hash; it calls the host that `crm` names.
+fn run_under(world: &World, hash: &str) -> Run {
+    let probe = world.directory.join("probe");
+    let probe = probe.to_str().unwrap();
+    world.clawguard(&["run", "--agent", "a", "--wpc", hash, "--user", "nobody", "--", probe, "tcp", CRM, "x"])
 }
 
 #[test]
@@ -152,21 +159,7 @@ fn a_lower_sequence_is_refused_wherever_it_comes_from() {
     world.clawguard(&["wpc", "use", &new, "--agent", "a"]).ok();
     let run = world.clawguard(&["wpc", "use", &old, "--agent", "a"]);
     assert!(run.status == 4 && run.err.contains("sequence"), "{run:?}");
-    let probe = world.directory.join("probe");
-    let run = world.clawguard(&[
-        "run",
-        "--agent",
-        "a",
-        "--wpc",
-        &old,
-        "--user",
-        "nobody",
-        "--",
-        probe.to_str().unwrap(),
-        "tcp",
-        CRM,
-        "x",
-    ]);
+    let run = run_under(&world, &old);
     assert!(run.status == 4 && run.err.contains("sequence"), "{run:?}");
 }
 
@@ -197,21 +190,7 @@ fn a_job_may_be_under_a_contract_that_only_the_registry_has() {
     let (mut world, registry) = up();
     world.use_contract("a", json!({ "egress": [{ "host": "chat.example" }] }));
     let hash = offered(&mut world, &registry, crm());
-    let probe = world.directory.join("probe");
-    let run = world.clawguard(&[
-        "run",
-        "--agent",
-        "a",
-        "--wpc",
-        &hash,
-        "--user",
-        "nobody",
-        "--",
-        probe.to_str().unwrap(),
-        "tcp",
-        CRM,
-        "x",
-    ]);
+    let run = run_under(&world, &hash);
     assert_eq!(run.ok().out, "ok x");
 }
 

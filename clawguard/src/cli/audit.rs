@@ -10,7 +10,7 @@ use claw::key::Did;
 use evidence::chain::{Broken, Record, Verifier};
 use serde_json::json;
 
-use super::{Context, Done, Failure, shown::within};
+use super::{Context, Done, Failure, shown::within, stdio};
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -128,12 +128,14 @@ fn tail(context: &Context, lines: usize) -> Done {
         last.push_back((String::from_utf8_lossy(line).into_owned(), record));
     })?;
     for (line, record) in last {
-        if context.json {
-            print!("{line}");
+        let text = if context.json {
+            line
         } else {
             let kind = serde_json::to_string(&record.kind).unwrap_or_default();
-            let text = format!("{} {} {} {}", record.seq, record.at, kind.trim_matches('"'), record.body);
-            println!("{}", within(&text));
+            within(&format!("{} {} {} {}", record.seq, record.at, kind.trim_matches('"'), record.body)) + "\n"
+        };
+        if !stdio::say(&text)? {
+            break;
         }
     }
     match broken {

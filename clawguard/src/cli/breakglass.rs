@@ -8,7 +8,7 @@ use fence::Places;
 use nix::fcntl::{Flock, FlockArg};
 use serde_json::json;
 
-use super::{Context, Done, Failure};
+use super::{Context, Done, Failure, stdio};
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -43,7 +43,7 @@ fn take_off(context: &Context, verb: &str, reason: &str) -> Done {
     };
     // The record comes first; but a disk that refuses it must not keep an operator locked out.
     if let Err(error) = record(context, verb, reason) {
-        eprintln!("clawguard: not recorded: {error}");
+        stdio::complain(&format!("not recorded: {error}"));
     }
     let places = Places::of(context.paths.instance())?;
     let removed = fence::remove(&places)?;

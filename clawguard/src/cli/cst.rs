@@ -243,7 +243,7 @@ fn issued_there(context: &Context, issue: &Issue, pin: &str, agent_did: &str) ->
     let whole = issue.owner_did.is_some() && issue.controller_did.is_some();
     let path = if whole { "/v1/tokens/issue/canonical" } else { "/v1/tokens/issue" };
     let answer = issue.remote.ask(context, Which::Clawscope, "POST", path, Some(&body.to_string()))?;
-    let value = answer.expect(&[200, 201])?;
+    let value = answer.accept_only(&[200, 201])?;
     let token = value.get("token").and_then(Value::as_str);
     token.map(str::to_owned).ok_or_else(|| Failure::Failed("the registry's answer has no token".into()))
 }
@@ -369,7 +369,7 @@ fn revoke(context: &Context, token: &str, reason: &str, here: bool, remote: &Rem
         None => json!({ "token_hash": hash.to_string(), "reason": reason }),
     };
     let answer = remote.ask(context, Which::Clawscope, "POST", "/v1/tokens/revoke", Some(&body.to_string()))?;
-    let value = answer.expect(&[200])?;
+    let value = answer.accept_only(&[200])?;
     context.print(&value, |_| {
         format!("revoked: {hash}\nhosts that follow the registry stop it now, others when they ask next\n")
     })

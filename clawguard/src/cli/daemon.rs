@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use daemon::Options;
 use tracing_subscriber::{EnvFilter, layer::SubscriberExt, util::SubscriberInitExt};
 
-use super::{Context, Done, Failure};
+use super::{Context, Done, Failure, stdio};
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -45,6 +45,6 @@ fn log(json: bool) {
         (false, None) => registry.with(stderr.with_ansi(false)).try_init(),
     };
     if let Err(error) = set {
-        eprintln!("clawguard: no log: {error}");
+        stdio::complain(&format!("no log: {error}"));
     }
 }

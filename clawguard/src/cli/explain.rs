@@ -5,7 +5,7 @@ use control::{
     client::encode,
 };
 
-use super::{Context, Done, Failure, shown::lines};
+use super::{Context, Done, Failure, shown::lines, stdio};
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -31,14 +31,16 @@ pub(crate) struct Arguments {
 pub(crate) fn run(context: &Context, arguments: &Arguments) -> Done {
     let client = context.client();
     if arguments.follow {
+        let mut read = Ok(true);
         let each = |data: &str| {
-            match serde_json::from_str::<DecisionView>(data) {
-                Ok(view) if !context.json => print!("{}", lines(&line(&view))),
-                _ => println!("{}", lines(data)),
-            }
-            true
+            read = stdio::say(&match serde_json::from_str::<DecisionView>(data) {
+                Ok(view) if !context.json => lines(&line(&view)),
+                _ => lines(data) + "\n",
+            });
+            matches!(read, Ok(true))
         };
-        return context.wait(client.follow("/v1/decisions", each));
+        context.wait(client.follow("/v1/decisions", each))?;
+        return read.map(drop);
     }
     let path = match &arguments.job {
         Some(job) => format!("/v1/decisions?job={}", encode(job)),

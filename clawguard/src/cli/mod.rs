@@ -17,6 +17,7 @@ mod run;
 mod shield;
 mod shown;
 mod status;
+mod stdio;
 mod table;
 mod wpc;
 
@@ -121,7 +122,7 @@ impl Failure {
             Self::Refused(text) => (4, text),
             Self::Status(status) => return ExitCode::from(status),
         };
-        eprintln!("clawguard: {}", told(&text));
+        stdio::complain(&told(&text));
         ExitCode::from(status)
     }
 }
@@ -190,13 +191,17 @@ impl Context {
 
     /// Prints a value as JSON, or whatever `text` makes of it.
     pub(crate) fn print<T: Serialize>(&self, value: &T, text: impl FnOnce(&T) -> String) -> Done {
+        stdio::say(&self.written(value, text)?).map(drop)
+    }
+
+    /// What [`Self::print`] prints.
+    pub(crate) fn written<T: Serialize>(&self, value: &T, text: impl FnOnce(&T) -> String) -> Result<String, Failure> {
         if self.json {
             let json = serde_json::to_string_pretty(value).map_err(|error| Failure::Failed(error.to_string()))?;
-            println!("{}", shown::lines(&json));
+            Ok(shown::lines(&json) + "\n")
         } else {
-            print!("{}", shown::lines(&text(value)));
+            Ok(shown::lines(&text(value)))
         }
-        Ok(())
     }
 }
 

@@ -14,7 +14,7 @@ use daemon::config::Config;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Context, Failure};
+use super::{Context, Failure, stdio};
 
 /// Where a registry is, and what opens it.
 #[derive(clap::Args, Clone, Debug, Default)]
@@ -50,7 +50,7 @@ pub(crate) struct Answer {
 
 impl Answer {
     /// The body as JSON; anything but these statuses is a failure that says what came.
-    pub(crate) fn expect(&self, statuses: &[u16]) -> Result<Value, Failure> {
+    pub(crate) fn accept_only(&self, statuses: &[u16]) -> Result<Value, Failure> {
         let value: Value = serde_json::from_str(&self.body).unwrap_or(Value::Null);
         if statuses.contains(&self.status) {
             return Ok(value);
@@ -77,7 +77,7 @@ pub(crate) fn config(context: &Context) -> Result<Config, Failure> {
     match Config::read(&path) {
         Err(error) if matches!(&error, daemon::config::Error::Read { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied) =>
         {
-            eprintln!("clawguard: {error}; going on without it");
+            stdio::complain(&format!("{error}; going on without it"));
             Ok(Config::default())
         }
         other => other.map_err(|error| Failure::Failed(error.to_string())),

@@ -24,7 +24,7 @@ use sys::{
     process::{self, Child, Forked},
 };
 
-use super::{Context, Done, Failure, shield, wpc};
+use super::{Context, Done, Failure, shield, stdio, wpc};
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -227,7 +227,7 @@ fn complaint(mut report: io::PipeReader) -> Result<Option<Failure>, Failure> {
     let mut text = String::new();
     report.read_to_string(&mut text)?;
     let Some((status, message)) = text.split_once(' ') else { return Ok(None) };
-    eprintln!("clawguard: {message}");
+    stdio::complain(message);
     Ok(Some(Failure::Status(status.parse().unwrap_or(1))))
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use control::api::{Status, TokenView};
 
 use super::{
-    Context, Done,
+    Context, Done, stdio,
     table::{short, table},
 };
 
@@ -20,12 +20,10 @@ pub(crate) fn run(context: &Context, arguments: &Arguments) -> Done {
     loop {
         let client = context.client();
         let status: Status = context.wait(client.get("/v1/status"))?;
-        if arguments.watch && !context.json {
-            // Clears the terminal and goes home.
-            print!("\x1b[2J\x1b[H");
-        }
-        context.print(&status, text)?;
-        if !arguments.watch {
+        // Clears the terminal and goes home.
+        let before = if arguments.watch && !context.json { "\x1b[2J\x1b[H" } else { "" };
+        let read = stdio::say(&(before.to_owned() + &context.written(&status, text)?))?;
+        if !arguments.watch || !read {
             return Ok(());
         }
         std::thread::sleep(Duration::from_secs(2));

@@ -25,6 +25,7 @@ use super::{
     Context, Done, Failure,
     remote::{Remote, Which},
     shown::{cut, lines},
+    stdio,
     table::table,
 };
 
@@ -181,8 +182,7 @@ fn new(policy_id: &str) -> Done {
             "groups": [{ "name": "crm", "risk": "low" }],
         }}
     });
-    println!("{}", serde_json::to_string_pretty(&template).unwrap_or_default());
-    Ok(())
+    stdio::say(&format!("{}\n", serde_json::to_string_pretty(&template).unwrap_or_default())).map(drop)
 }
 
 fn sign(context: &Context, file: &Path, key: &Path, out: Option<&Path>) -> Done {
@@ -197,14 +197,13 @@ fn sign(context: &Context, file: &Path, key: &Path, out: Option<&Path>) -> Done 
     let hash = payload.canonical_hash();
     let sealed = Envelope::seal(payload, Kind::WorkPolicyContract, &key, Instant(sys::clock::wall_ns()));
     match out {
-        None => print!("{sealed}"),
+        None => stdio::say(&sealed).map(drop),
         Some(out) => {
             fs::write(out, sealed).map_err(|error| of(out)(&error))?;
             let value = json!({ "wpc_hash": hash.to_string(), "signer": key.did().to_string(), "file": out });
-            context.print(&value, |_| format!("{hash} signed by {}\nwritten to {}\n", key.did(), out.display()))?;
+            context.print(&value, |_| format!("{hash} signed by {}\nwritten to {}\n", key.did(), out.display()))
         }
     }
-    Ok(())
 }
 
 fn verify(context: &Context, file: &Path, signer: Option<Did>) -> Done {
@@ -238,11 +237,13 @@ fn show(context: &Context, file: &Path) -> Done {
     if context.json {
         return context.print(&value, |_| String::new());
     }
+    let mut text = String::new();
     if let Some(envelope) = envelope {
-        println!("contract {}\nsigned by {} at {}\n", envelope.hash, envelope.signer, envelope.issued_at.format());
+        let (signer, at) = (envelope.signer, envelope.issued_at.format());
+        text = format!("contract {}\nsigned by {signer} at {at}\n\n", envelope.hash);
     }
-    println!("{}", lines(&serde_json::to_string_pretty(&value).unwrap_or_default()));
-    Ok(())
+    text += &serde_json::to_string_pretty(&value).unwrap_or_default();
+    stdio::say(&(lines(&text) + "\n")).map(drop)
 }
 
 fn differences(context: &Context, old: &Path, new: &Path) -> Done {
@@ -327,7 +328,7 @@ pub(crate) fn hash_of(file: &Path) -> Result<Hash, Failure> {
 
 fn fetch(context: &Context, hash: Hash, out: Option<&Path>, signer: Option<Did>, remote: &Remote) -> Done {
     let answer = remote.ask(context, Which::Clawcontrols, "GET", &format!("/v1/wpc/{hash}"), None)?;
-    answer.expect(&[200])?;
+    answer.accept_only(&[200])?;
     let wrapped = json::parse(answer.body.as_bytes(), json::Limits { bytes: 128 << 20, depth: 34 })
         .map_err(|error| Failure::Failed(format!("the registry's answer: {error}")))?;
     let text = wrapped.get("envelope").map(ToString::to_string).unwrap_or_default();
@@ -348,8 +349,7 @@ fn fetch(context: &Context, hash: Hash, out: Option<&Path>, signer: Option<Did>,
         return Err(Failure::Refused(format!("{hash} is signed by {}, who is not trusted", envelope.signer)));
     }
     let Some(out) = out else {
-        println!("{text}");
-        return Ok(());
+        return stdio::say(&format!("{text}\n")).map(drop);
     };
     fs::write(out, format!("{text}\n")).map_err(|error| of(out)(&error))?;
     let value = json!({ "wpc_hash": hash.to_string(), "signer": envelope.signer.to_string(), "file": out });
@@ -368,7 +368,7 @@ fn publish(context: &Context, file: &Path, remote: &Remote) -> Done {
         None => ("POST", "/v1/wpc".into(), format!("{{\"wpc\":{value}}}")),
     };
     let answer = remote.ask(context, Which::Clawcontrols, method, &path, Some(&body))?;
-    let told = answer.expect(&[200, 201])?;
+    let told = answer.accept_only(&[200, 201])?;
     if told.get("policy_hash_b64u").and_then(serde_json::Value::as_str) != Some(hash.to_string().as_str()) {
         return Err(Failure::Failed(format!("the registry answers for another contract than {hash}")));
     }

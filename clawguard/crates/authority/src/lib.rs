@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod access;
+pub mod arguments;
 mod body;
 mod clock;
 mod controls;

@@ -1,85 +1,17 @@
 //! `clawguard-authority`: contracts, tokens and revocations for a fleet, served from one's own host and without privileges.
 #![forbid(unsafe_code)]
 
-use std::{
-    io::Write,
-    net::SocketAddr,
-    os::unix::fs::MetadataExt,
-    path::{Path, PathBuf},
-};
+use std::{io::Write, os::unix::fs::MetadataExt, path::Path};
 
 use anyhow::{Context, bail};
-use authority::{AdminToken, Clock, Ids, Limits, Server, Settings, Tls, keys::Directory};
-use clap::{Args, Parser, Subcommand};
+use authority::{
+    AdminToken, Clock, Ids, Limits, Server, Settings, Tls,
+    arguments::{Arguments, Command, Common, Serve},
+    keys::Directory,
+};
+use clap::Parser;
 use nix::unistd::{Gid, Uid, geteuid, setgid, setgroups, setuid};
 use tokio::signal::unix::{SignalKind, signal};
-
-/// Registers contracts; issues, binds and revokes job tokens; tells who follows.
-#[derive(Parser)]
-#[command(name = "clawguard-authority", version, args_conflicts_with_subcommands = true)]
-struct Arguments {
-    #[command(subcommand)]
-    command: Option<Command>,
-    #[command(flatten)]
-    serve: Serve,
-}
-
-#[derive(Subcommand)]
-enum Command {
-    /// Serve (the default).
-    Serve(Serve),
-    /// Replace the key that signs tokens; the old one verifies for another hour.
-    Rotate(Keys),
-    /// Print the names of the keys, for `[trust]` in the hosts' configuration.
-    Key(Keys),
-}
-
-#[derive(Args)]
-struct Data {
-    /// The directory of the store and the keys (mode 0700; made if it is not there).
-    #[arg(long, value_name = "DIR", default_value = "/var/lib/clawguard-authority")]
-    data: PathBuf,
-}
-
-#[derive(Args)]
-struct Keys {
-    #[command(flatten)]
-    data: Data,
-    /// Print JSON.
-    #[arg(long)]
-    json: bool,
-}
-
-#[derive(Args)]
-struct Serve {
-    #[command(flatten)]
-    data: Data,
-    /// Where to listen.
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9480")]
-    listen: SocketAddr,
-    /// The certificate chain (PEM).
-    #[arg(long, value_name = "FILE", requires = "tls_key")]
-    tls_cert: Option<PathBuf>,
-    /// Its private key (PEM).
-    #[arg(long, value_name = "FILE", requires = "tls_cert")]
-    tls_key: Option<PathBuf>,
-    /// Serve plain HTTP also where it is not loopback: a proxy in front speaks TLS.
-    #[arg(long)]
-    behind_proxy: bool,
-    /// The administrator's bearer token (DIR/admin-token by default, made if it is not there).
-    #[arg(long, value_name = "FILE")]
-    admin_token_file: Option<PathBuf>,
-    /// The largest contract, in bytes of its request.
-    #[arg(long, value_name = "N", default_value_t = 8 << 20)]
-    max_wpc_bytes: usize,
-    /// A name under which tokens are for this server; may be repeated
-    /// [default: clawcontrols.com, clawscope.com and the listening host].
-    #[arg(long, value_name = "NAME")]
-    audience: Vec<String>,
-    /// Run as root all the same.
-    #[arg(long)]
-    allow_root: bool,
-}
 
 fn main() -> anyhow::Result<()> {
     tracing_subscriber::fmt().with_writer(std::io::stderr).with_target(false).with_ansi(false).init();
@@ -100,8 +32,8 @@ fn main() -> anyhow::Result<()> {
     }
 }
 
-fn directory(arguments: &Keys) -> anyhow::Result<Directory> {
-    let data = &arguments.data.data;
+fn directory(arguments: &Common) -> anyhow::Result<Directory> {
+    let data = &arguments.data;
     let inside = as_its_owner(data).with_context(|| data.display().to_string())?;
     let directory = if inside { Path::new(".") } else { data };
     sys::file::directory(directory, 0o700).with_context(|| data.display().to_string())?;
@@ -126,7 +58,7 @@ fn as_its_owner(data: &Path) -> anyhow::Result<bool> {
     Ok(true)
 }
 
-fn say(arguments: &Keys, names: &[(&str, String)]) -> anyhow::Result<()> {
+fn say(arguments: &Common, names: &[(&str, String)]) -> anyhow::Result<()> {
     let mut out = std::io::stdout();
     if arguments.json {
         let members: Vec<String> = names.iter().map(|(name, value)| format!("\"{name}\":\"{value}\"")).collect();
@@ -146,7 +78,7 @@ fn serve(arguments: Serve) -> anyhow::Result<()> {
              (systemd/clawguard-authority.service does), or say --allow-root"
         );
     }
-    let data = arguments.data.data;
+    let data = arguments.common.data;
     sys::file::directory(&data, 0o700).with_context(|| data.display().to_string())?;
     let token = match arguments.admin_token_file {
         Some(file) => file,
@@ -181,7 +113,12 @@ fn serve(arguments: Serve) -> anyhow::Result<()> {
         let mut interrupt = signal(SignalKind::interrupt()).context("wait for SIGINT")?;
         let server = Server::bind(settings).await?;
         // Who starts it on port 0 reads here where it is.
-        println!("listening on {scheme}://{}", server.address()?);
+        let url = format!("{scheme}://{}", server.address()?);
+        if arguments.common.json {
+            println!("{{\"listening\":\"{url}\"}}");
+        } else {
+            println!("listening on {url}");
+        }
         server
             .run(async {
                 tokio::select! {
