@@ -366,9 +366,12 @@ fn an_issuer_that_cannot_be_asked_for_too_long_ends_the_job_until_it_can() {
         let token = good("j", contract);
         let mut each = job_on(&world, "j", &token, &["each-line"]);
         assert_eq!(each.ask(CRM, "tcp"), "tcp ok x");
+        let end = |world: &World| world.metric("clawguard_cst_expiry_timestamp_seconds{agent=\"a\"}");
+        assert_eq!(end(&world), Token::parse(&token).unwrap().claims.exp as f64);
         registry.mood(mood);
         world.eventually("the job's stop", |_| each.ask(CRM, "tcp") == "tcp EPERM");
         assert_eq!(state(&world, "j"), "stale", "{mood:?}");
+        assert_eq!(end(&world), 0.0, "of a token that is not good there is nothing to wait for");
         // Nobody starts meanwhile.
         refused(&mut world, "k", &good("k", contract), "TOKEN_REVOCATION_UNKNOWN");
         let up = |world: &World| world.metric("clawguard_registry_up{registry=\"clawscope\"}");

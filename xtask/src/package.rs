@@ -65,6 +65,10 @@ pub(crate) fn run() -> Result<()> {
     for licence in ["LICENSE-MIT", "LICENSE-APACHE", "CHANGELOG.md", "README.md"] {
         into(root().join(licence), &format!("usr/share/doc/clawguard/{licence}"), "644")?;
     }
+    for file in ["README.md", "clawguard.rules.yml", "clawguard.rules.test.yml"] {
+        let to = format!("usr/share/doc/clawguard/prometheus/{file}");
+        into(root().join("deploy/prometheus").join(file), &to, "644")?;
+    }
     println!("laid out under {}: `cp -a {}/. /` installs it", place.display(), place.display());
     Ok(())
 }

@@ -2,7 +2,7 @@
 //!
 //! The kernel programs need a compiler with a `core` for the bpf target. Debian's packages have one; they are unpacked
 //! under `target/`, not installed, since they conflict with a rustup that Debian packaged. A toolchain with `rust-src` and
-//! a `bpf-linker` of one's own is used as it is.
+//! a `bpf-linker` of one's own is used as it is. So is a Prometheus, which the tests of the alert rules need.
 
 use std::{
     collections::BTreeSet,
@@ -56,6 +56,7 @@ pub(crate) fn everything() -> Result<()> {
 
 pub(crate) fn run() -> Result<()> {
     everything()?;
+    prometheus()?;
     println!("ready: `cargo build`, `cargo xtask demo`, `cargo xtask test`");
     Ok(())
 }
@@ -77,6 +78,27 @@ pub(crate) fn install(packages: &[&str]) -> Result<()> {
         // Lists that are missing or old are the usual reason.
         call(&mut command("apt-get", &["update"]))?;
         call(&mut install)?;
+    }
+    Ok(())
+}
+
+/// Prometheus and promtool: the host's own, or Debian's unpacked under `target/`, where `tests/tests/prometheus.rs` looks.
+///
+/// Installed, the package would start a service and bring a dozen packages for its pages.
+pub(crate) fn prometheus() -> Result<()> {
+    let place = target().join("tools/prometheus");
+    if ["prometheus", "promtool"].iter().all(|tool| has(tool) || place.join("usr/bin").join(tool).is_file()) {
+        return Ok(());
+    }
+    println!("setup: unpacking Debian's Prometheus under {}", place.display());
+    if !has("apt-get") || !has("dpkg") {
+        bail!("this host has no Debian packages; put prometheus and promtool on the path by hand");
+    }
+    let packages = BTreeSet::from(["prometheus".to_owned()]);
+    if unpack_packages(&packages, &place).is_err() {
+        // Lists that are missing or old are the usual reason.
+        call(&mut command("apt-get", &["update"]))?;
+        unpack_packages(&packages, &place)?;
     }
     Ok(())
 }
@@ -125,19 +147,24 @@ fn unpack(place: &Path) -> Result<()> {
             compiler_packages()?
         }
     };
-    let downloads = place.join("downloads");
+    unpack_packages(&packages, &place.join("root"))?;
+    executable(&place.join("bin/rustc"), WRAPPER)
+}
+
+/// Downloads packages and unpacks them into a directory; nothing is installed.
+fn unpack_packages(packages: &BTreeSet<String>, place: &Path) -> Result<()> {
+    let downloads = place.with_extension("downloads");
     fs::create_dir_all(&downloads).with_context(|| downloads.display().to_string())?;
     let mut download = command("apt-get", &["download"]);
     // As root apt drops to its own user, who may not write here; there is nothing to protect from it.
-    download.args(["-o", "APT::Sandbox::User=root"]).args(&packages).current_dir(&downloads);
+    download.args(["-o", "APT::Sandbox::User=root"]).args(packages).current_dir(&downloads);
     call(&mut download)?;
-    let unpacked = place.join("root");
     for entry in fs::read_dir(&downloads)? {
         let package = entry?.path();
-        call(command("dpkg", &["-x"]).args([&package, &unpacked]))?;
+        call(command("dpkg", &["-x"]).args([package.as_path(), place]))?;
     }
     fs::remove_dir_all(&downloads)?;
-    executable(&place.join("bin/rustc"), WRAPPER)
+    Ok(())
 }
 
 /// Package names carry a version that moves, so they are found from what depends on them.

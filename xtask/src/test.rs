@@ -27,6 +27,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     }
     must_be_root("test")?;
     setup::everything()?;
+    setup::prometheus()?;
     build()?;
     if arguments.more.is_empty() {
         fuzz::briefly()?;

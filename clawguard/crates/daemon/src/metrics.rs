@@ -161,6 +161,14 @@ impl Core {
             let state = self.token_view(job).map_or_else(|| "none".into(), |token| token.state);
             jobs.with_label_values(&[state.as_str()]).inc();
         }
+        let ends = now.gauges(
+            "clawguard_cst_expiry_timestamp_seconds",
+            "When the first of the agent's good job tokens expires",
+            &["agent"],
+        )?;
+        for (agent, end) in self.next_token_ends() {
+            ends.with_label_values(&[agent.as_str()]).set(end as f64);
+        }
         let lost = now.counters("clawguard_events_lost_total", "Records that did not fit, by source", &["source"])?;
         for (source, count) in self.fence.lost().unwrap_or_default() {
             lost.with_label_values(&[source]).inc_by(count);

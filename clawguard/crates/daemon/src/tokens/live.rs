@@ -13,7 +13,7 @@ use control::{
     channel::{Standing, What},
 };
 use evidence::chain::Kind;
-use fence::{Enrolled, JobId, Severed};
+use fence::{AgentName, Enrolled, JobId, Severed};
 use policy::contract::TokenRules;
 use serde_json::{Value, json};
 use sys::clock;
@@ -339,6 +339,16 @@ impl Core {
             agent_did: Some(token.agent_did.clone()),
             agent_key: Some(if token.agent_key == KeyHolder::Host { "host" } else { "foreign" }.into()),
         })
+    }
+
+    /// When the first of each agent's good tokens ends: epoch seconds.
+    pub(crate) fn next_token_ends(&self) -> BTreeMap<&AgentName, u64> {
+        let mut ends = BTreeMap::new();
+        for job in self.jobs.values().filter(|job| !job.over && self.token_state(job) == "valid") {
+            let Some(token) = &job.token else { continue };
+            ends.entry(&job.agent).and_modify(|end: &mut u64| *end = token.end.min(*end)).or_insert(token.end);
+        }
+        ends
     }
 
     /// After an upgrade that enrolled a job anew, its token is bound to its new number.
