@@ -2,7 +2,7 @@
 
 use std::{
     fmt::Write as _,
-    io::{self, Error, ErrorKind, Read, Write},
+    io::{self, BufRead, Error, ErrorKind, Read, Write},
     net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs, UdpSocket},
     os::fd::AsRawFd,
     time::Duration,
@@ -33,6 +33,14 @@ pub(crate) fn run(words: &[&str]) -> anyhow::Result<()> {
             Ok(answer) => println!("{}", told(&answer, kind.parse()?)),
             Err(error) => println!("{}", word(&error)),
         },
+        // The same for each line of standard input, by one process.
+        ["each-line"] => {
+            for line in io::stdin().lock().lines() {
+                let line = line?;
+                let words: Vec<&str> = ["ask"].into_iter().chain(line.split_whitespace()).collect();
+                run(&words)?;
+            }
+        }
         // getaddrinfo(3), which reads resolv.conf and the switch.
         ["look-up", name] => match addresses(name) {
             Ok(found) => println!("{}", found.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")),
