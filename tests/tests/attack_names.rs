@@ -48,8 +48,7 @@ fn shown(world: &mut World) -> Vec<(String, String)> {
 /// What the contract of the attacked fence allows.
 fn contract() -> serde_json::Value {
     let host = |name: &str| json!({ "host": name, "ports": [443], "tls": true });
-    let names =
-        ["crm.example", "customers.crm.example", "again.example", "sink.example", "rebound.example"].map(host);
+    let names = ["crm.example", "customers.crm.example", "again.example", "sink.example", "rebound.example"].map(host);
     json!({ "egress": names })
 }
 

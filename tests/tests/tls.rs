@@ -81,7 +81,11 @@ fn the_right_name_passes_and_another_at_the_same_address_does_not() {
     let mut world = allowing(&["crm.example"]);
     for at in [SHARED, "[2001:db8::40]:443", "[::ffff:203.0.113.40]:443"] {
         world.far.clear();
-        assert_eq!(world.agent("a", Nobody, &["tls", "to", at, "crm.example"]).ok().out, "hello from crm.example", "{at}");
+        assert_eq!(
+            world.agent("a", Nobody, &["tls", "to", at, "crm.example"]).ok().out,
+            "hello from crm.example",
+            "{at}"
+        );
         assert_eq!(world.far.sni_seen("crm.example"), 1, "{at}");
         world.far.clear();
         let run = world.agent("a", Nobody, &["tls", "to", at, "evil.example"]).ok();
@@ -100,7 +104,9 @@ fn the_right_name_passes_and_another_at_the_same_address_does_not() {
 fn a_hello_is_read_as_servers_read_it_whatever_its_size_and_pieces() {
     let mut world = allowing(&["crm.example"]);
     for how in ["whole", "bytes", "large", "versions"] {
-        for (name, said) in [("crm.example", Some("answered")), ("CRM.Example", Some("answered")), ("evil.example", None)] {
+        for (name, said) in
+            [("crm.example", Some("answered")), ("CRM.Example", Some("answered")), ("evil.example", None)]
+        {
             world.far.clear();
             let run = world.agent("a", Nobody, &["tls", "hello", how, SHARED, name]).ok();
             match said {

@@ -93,10 +93,8 @@ impl Hello {
             extensions.extend(counted(2, data));
         };
         for names in &self.names {
-            let list: Vec<u8> = names
-                .iter()
-                .flat_map(|(kind, name)| std::iter::once(*kind).chain(counted(2, name)))
-                .collect();
+            let list: Vec<u8> =
+                names.iter().flat_map(|(kind, name)| std::iter::once(*kind).chain(counted(2, name))).collect();
             put(SERVER_NAME, &counted(2, &list));
         }
         put(SUPPORTED_GROUPS, &counted(2, &[0, 29, 0, 23]));

@@ -86,7 +86,10 @@ fn hold(to: SocketAddr, name: &str) -> anyhow::Result<()> {
         if line.is_empty() {
             let mut answer = String::new();
             let got = stream.read_to_string(&mut answer);
-            println!("got {}", got.map_or_else(|error| word(&error), |_| answer.lines().last().unwrap_or("").to_owned()));
+            println!(
+                "got {}",
+                got.map_or_else(|error| word(&error), |_| answer.lines().last().unwrap_or("").to_owned())
+            );
         }
     }
     Ok(())
