@@ -55,7 +55,7 @@ fn the_far_end_hears_a_name_in_whatever_pieces_it_comes() {
     world.outside(&["attack-names", "tls-records-byte-by-byte", "cg000000"]).ok();
     assert_eq!(world.far.hello_names(443), ["cg000000.evil.example"]);
     // The bytes that were sent first do not arrive; those that took their place do.
-    for id in ["tls-sendfile-changed", "tls-zerocopy-changed", "tls-vmsplice-changed"] {
+    for id in ["tls-sendfile-changed", "tls-sendfile-changed-v6", "tls-zerocopy-changed", "tls-vmsplice-changed"] {
         world.far.clear();
         world.outside(&["attack-names", id, "cg000000"]).ok();
         assert_eq!(world.far.hello_names(443), ["cg000000.evil.example"], "{id}");
@@ -151,7 +151,7 @@ fn the_hello_that_a_server_asks_for_must_be_for_the_same_names() {
 #[test]
 fn what_is_sent_again_is_what_was_judged() {
     let mut world = allowing(&["crm.example", "customers.crm.example"]);
-    for id in ["tls-sendfile-changed", "tls-zerocopy-changed", "tls-vmsplice-changed"] {
+    for id in ["tls-sendfile-changed", "tls-sendfile-changed-v6", "tls-zerocopy-changed", "tls-vmsplice-changed"] {
         world.far.clear();
         world.agent("a", Nobody, &["attack-names", id, "cg000000"]).ok();
         assert_eq!((world.far.heard(b"cg000000"), world.far.seen(b"cg000000")), (0, 0), "{id}");

@@ -2,9 +2,13 @@
 //! host that no contract names at an address that one does. All of them try to get a marker to the far end.
 
 use std::{
+    fs::File,
     io::{self, Error, ErrorKind, Write},
     net::{SocketAddr, TcpStream, UdpSocket},
-    os::fd::{AsRawFd, FromRawFd},
+    os::{
+        fd::{AsRawFd, FromRawFd},
+        unix::fs::FileExt,
+    },
     thread,
     time::Duration,
 };
@@ -78,6 +82,7 @@ table! {
     "dns-pipelined", "KERNEL 1.5", pipelined;
     "dns-byte-by-byte", "KERNEL 1.5", slow_question;
     "dns-over-tls", "PEERS 3.2", |k| over(&["203.0.113.53:853"], &k.hello().bytes());
+    "dns-over-https", "PEERS 3.2", |k| over(&["203.0.113.41:443"], &k.hello().bytes());
     "dns-multicast", "PEERS 3.2", |k| sent_question("224.0.0.251:5353", k);
     "dns-multicast6", "PEERS 3.2", multicast6;
     "dns-link-local", "PEERS 3.2", |k| sent_question("224.0.0.252:5355", k);
@@ -123,7 +128,9 @@ table! {
     "tls-second-hello", "review", second_hello;
     "tls-after-last-byte", "review", glued_to_last_byte;
     "tls-same-socket-again", "PEERS 3.2", same_socket;
-    "tls-sendfile-changed", "KERNEL 4", sendfile_changed;
+    "tls-sendfile-changed", "KERNEL 4", |k| sendfile_changed(SHARED, k);
+    "tls-sendfile-changed-v6", "KERNEL 4", |k| sendfile_changed(SHARED6, k);
+    "tls-sendfile-raced", "KERNEL 4", sendfile_raced;
     "tls-zerocopy-changed", "KERNEL 4", zerocopy_changed;
     "tls-vmsplice-changed", "KERNEL 4", vmsplice_changed;
 }
@@ -336,39 +343,78 @@ fn same_socket(kit: &Kit) -> io::Result<()> {
     raw::send_to(fd, &kit.hello().bytes(), libc::MSG_NOSIGNAL, None).map(drop)
 }
 
+/// A harmless ClientHello, and one of the same length that is not.
+fn pair(kit: &Kit) -> io::Result<[Vec<u8>; 2]> {
+    let pair = [Hello::to(ALLOWED[1]).bytes(), kit.hello().bytes()];
+    if pair[0].len() == pair[1].len() {
+        Ok(pair)
+    } else {
+        Err(Error::new(ErrorKind::InvalidInput, "the names differ in length"))
+    }
+}
+
 /// Sends by `send` what is harmless, so that it does not arrive; changes it by `change`; and lets the kernel send it again.
 fn sent_again(
+    to: &str,
     send: impl FnOnce(usize, &[u8]) -> io::Result<()>,
     change: impl FnOnce(&[u8]) -> io::Result<()>,
     kit: &Kit,
 ) -> io::Result<()> {
-    let (harmless, evil) = (Hello::to(ALLOWED[1]).bytes(), kit.hello().bytes());
-    if harmless.len() != evil.len() {
-        return Err(Error::new(ErrorKind::InvalidInput, "the names differ in length"));
-    }
-    let stream = dial(SHARED)?;
+    let [harmless, evil] = pair(kit)?;
+    let stream = dial(to)?;
     let fd = stream.as_raw_fd() as usize;
-    let ttl = |hops: i32| raw::option(fd, libc::IPPROTO_IP, libc::IP_TTL, &hops.to_ne_bytes());
-    ttl(1)?;
+    let (level, option) = match at(to)? {
+        SocketAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_TTL),
+        SocketAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_UNICAST_HOPS),
+    };
+    let hops = |hops: i32| raw::option(fd, level, option, &hops.to_ne_bytes());
+    hops(1)?;
     send(fd, &harmless)?;
+    // Whoever looked at it on its way has seen what was harmless.
+    thread::sleep(Duration::from_millis(30));
     change(&evil)?;
-    ttl(64)?;
+    hops(64)?;
     thread::sleep(Duration::from_millis(1500));
     std::mem::forget(stream);
     Ok(())
 }
 
-fn sendfile_changed(kit: &Kit) -> io::Result<()> {
-    use std::os::unix::fs::FileExt;
-    let name = c"hello";
-    let fd = raw::call(libc::SYS_memfd_create, [name.as_ptr() as usize, 0, 0, 0, 0, 0])?;
+/// A file that is nowhere but in memory.
+fn file() -> io::Result<File> {
+    let fd = raw::call(libc::SYS_memfd_create, [c"hello".as_ptr() as usize, 0, 0, 0, 0, 0])?;
     // SAFETY: a descriptor that was just made and that nobody else has.
-    let file = unsafe { std::fs::File::from_raw_fd(fd as i32) };
+    Ok(unsafe { File::from_raw_fd(fd as i32) })
+}
+
+fn sendfile(socket: usize, file: &File, length: usize) -> io::Result<()> {
+    // From its beginning, wherever the last one ended.
+    let mut from = 0_i64;
+    let a = [socket, file.as_raw_fd() as usize, (&raw mut from) as usize, length, 0, 0];
+    raw::call(libc::SYS_sendfile, a).map(drop)
+}
+
+fn sendfile_changed(to: &str, kit: &Kit) -> io::Result<()> {
+    let file = file()?;
     let send = |socket: usize, bytes: &[u8]| {
         file.write_all_at(bytes, 0)?;
-        raw::call(libc::SYS_sendfile, [socket, fd, 0, bytes.len(), 0, 0]).map(drop)
+        sendfile(socket, &file, bytes.len())
     };
-    sent_again(send, |evil| file.write_all_at(evil, 0), kit)
+    sent_again(to, send, |evil| file.write_all_at(evil, 0), kit)
+}
+
+/// Changes the file while its page is on the way: over a veth, the far side has the page itself until it reads it.
+fn sendfile_raced(kit: &Kit) -> io::Result<()> {
+    let [harmless, evil] = pair(kit)?;
+    let file = file()?;
+    for _ in 0..30 {
+        file.write_all_at(&harmless, 0)?;
+        let stream = dial(SHARED)?;
+        sendfile(stream.as_raw_fd() as usize, &file, harmless.len())?;
+        file.write_all_at(&evil, 0)?;
+        // A refused one need not be read from.
+        thread::sleep(Duration::from_millis(5));
+    }
+    Ok(())
 }
 
 /// A page of one's own that the kernel may be given, and a way to write to it.
@@ -398,7 +444,7 @@ fn zerocopy_changed(kit: &Kit) -> io::Result<()> {
         page.write(evil);
         Ok(())
     };
-    sent_again(send, change, kit)
+    sent_again(SHARED, send, change, kit)
 }
 
 fn vmsplice_changed(kit: &Kit) -> io::Result<()> {
@@ -416,5 +462,5 @@ fn vmsplice_changed(kit: &Kit) -> io::Result<()> {
         page.write(evil);
         Ok(())
     };
-    sent_again(send, change, kit)
+    sent_again(SHARED, send, change, kit)
 }

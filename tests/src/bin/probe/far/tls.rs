@@ -114,9 +114,11 @@ fn listener(at: &str) -> anyhow::Result<TcpListener> {
     let at: SocketAddr = at.parse()?;
     let listener = listen::tcp(at)?;
     let fd = listener.as_raw_fd() as usize;
-    if at.is_ipv4() {
-        raw::option(fd, libc::IPPROTO_IP, libc::IP_MINTTL, &2_i32.to_ne_bytes())?;
-    }
+    let (level, option) = match at {
+        SocketAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_MINTTL),
+        SocketAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_MINHOPCOUNT),
+    };
+    raw::option(fd, level, option, &2_i32.to_ne_bytes())?;
     raw::option(fd, libc::IPPROTO_TCP, libc::TCP_FASTOPEN, &16_i32.to_ne_bytes())?;
     Ok(listener)
 }

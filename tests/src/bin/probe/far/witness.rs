@@ -37,6 +37,10 @@ pub(super) struct Ear {
 impl Ear {
     /// Keeps what was read.
     pub(super) fn hears(&self, bytes: &[u8]) {
+        // The end of a connection from before the last `clear` is no connection since.
+        if bytes.is_empty() {
+            return;
+        }
         let mut streams = lock(&self.witness.0);
         let stream = streams.entry(self.id).or_insert_with(|| Stream { port: self.port, bytes: Vec::new() });
         let room = KEPT.saturating_sub(stream.bytes.len()).min(bytes.len());
