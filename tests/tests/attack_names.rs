@@ -30,12 +30,15 @@ fn rows(world: &World) -> Vec<(String, String)> {
     listed.lines().map(|line| line.split_once('\t').unwrap()).map(|(id, from)| (id.into(), from.into())).collect()
 }
 
-/// Each row must reach the far end without a fence: one that does not shows nothing.
+/// Each row must reach the far end without a fence, as the user whom agents become: one that does not shows nothing.
 fn shown(world: &mut World) -> Vec<(String, String)> {
     let rows = rows(world);
+    // The judge itself can say no.
+    let harmless = |world: &World, _: &[&str]| world.outside(&["tls", "name", "crm.example"]).ok().out;
+    assert_eq!(judge(world, "nothing", 0, harmless), (false, "hello from crm.example".into()));
     let mut idle = Vec::new();
     for (n, (id, _)) in rows.iter().enumerate() {
-        let (reached, said) = judge(world, id, n, |world, words| world.outside(words).out);
+        let (reached, said) = judge(world, id, n, |world, words| world.outside_as_nobody(words).finish().out);
         if !reached {
             idle.push(format!("{id}: {said}"));
         }
