@@ -6,9 +6,11 @@
 
 mod far;
 mod machine;
+mod names;
 pub mod registry;
 mod world;
 
 pub use far::Far;
 pub use machine::Machine;
+pub use names::{RESOLVER, RESOLVER6};
 pub use world::{Identity, Outside, Run, Service, World, built, copy, evil4, evil6, probe_path};

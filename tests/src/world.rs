@@ -25,7 +25,7 @@ use nix::{
 };
 use serde_json::{Value, json};
 
-use crate::Far;
+use crate::{Far, names};
 
 /// The host that no contract names.
 pub const fn evil4() -> &'static str {
@@ -266,12 +266,32 @@ impl World {
         use std::os::unix::fs::PermissionsExt;
         fs::set_permissions(&directory, fs::Permissions::from_mode(0o755)).unwrap();
         copy(&probe_path(), &directory.join("probe"));
+        names::files(&directory);
         let mut far = Far::start(&directory.join("probe"));
         network(&mut far);
+        names::serve(&mut far, &directory);
         let key = PrivateKey::from_seed(&SEED);
-        let config = format!("[trust]\nwpc_signers = [\"{}\"]\n{HOSTS}", key.did());
+        let resolvers = format!("[names]\nresolvers = [\"{}\"]\n", names::RESOLVER);
+        let config = format!("[trust]\nwpc_signers = [\"{}\"]\n{resolvers}{HOSTS}", key.did());
         let world = Self { directory, far, key, daemon: None, sequence: 0, config };
         world.configure("");
+        world
+    }
+
+    /// The same, but no host has a fixed address: names are asked for.
+    #[track_caller]
+    pub fn named() -> Self {
+        let mut world = Self::new();
+        world.config = world.config.replace(HOSTS, "");
+        world.configure("");
+        world
+    }
+
+    /// The same with a running daemon.
+    #[track_caller]
+    pub fn named_up() -> Self {
+        let mut world = Self::named();
+        world.start();
         world
     }
 
@@ -514,6 +534,11 @@ impl World {
         Outside::start(command)
     }
 
+    /// Runs any command outside the fence.
+    pub fn outside_runs(&self, words: &[&str]) -> Run {
+        Run::of(&Command::new(words[0]).args(&words[1..]).stdin(Stdio::null()).output().unwrap())
+    }
+
     /// Runs the probe outside the fence.
     pub fn outside(&self, words: &[&str]) -> Run {
         Run::of(&Command::new(self.probe()).args(words).stdin(Stdio::null()).output().unwrap())
@@ -660,10 +685,10 @@ fn network(far: &mut Far) {
         "ip link set lo up; sysctl -qw net.ipv6.conf.far0.accept_dad=0 net.ipv4.tcp_fastopen=3 \
          net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.far0.rp_filter=0; ip link set far0 up; ",
     );
-    for host in [10, 20, 30, 66, 99] {
+    for host in [10, 20, 30, 40, 41, 42, 43, 44, 53, 66, 99] {
         script.push_str(&format!("ip addr add 203.0.113.{host}/24 dev far0; "));
     }
-    for host in ["10", "99"] {
+    for host in ["10", "40", "41", "53", "99"] {
         script.push_str(&format!("ip -6 addr add 2001:db8::{host}/64 dev far0 nodad; "));
     }
     for range in ["10.0.0.0/8", "169.254.169.254/32", "198.51.100.0/24", "192.0.2.0/24"] {

@@ -15,7 +15,7 @@ use anyhow::{Context, Result, bail};
 use crate::shell::{call, cargo, command, has, output, root, target};
 
 /// What tests and the demo call, and the packages that bring it.
-const TOOLS: [(&str, &str); 9] = [
+const TOOLS: [(&str, &str); 14] = [
     ("ip", "iproute2"),
     ("sysctl", "procps"),
     ("setpriv", "util-linux"),
@@ -25,6 +25,11 @@ const TOOLS: [(&str, &str); 9] = [
     ("bpftool", "bpftool"),
     ("useradd", "passwd"),
     ("git", "git"),
+    ("curl", "curl"),
+    ("openssl", "openssl"),
+    ("python3", "python3"),
+    ("node", "nodejs"),
+    ("go", "golang-go"),
 ];
 
 /// The packages that hold the compiler; what they need of their own kind is found from them.

@@ -2,10 +2,14 @@
 
 mod agent;
 mod attacks;
+mod attacks_names;
 mod far;
+mod hello;
 mod helper;
+mod names;
 mod raw;
 mod storm;
+mod tls;
 
 use std::process::ExitCode;
 
@@ -16,6 +20,15 @@ fn main() -> ExitCode {
         ["far"] => far::serve(),
         ["helper", rest @ ..] => helper::serve(rest),
         ["storm", count, open, shut, gone] => storm::run(count, open, shut, gone),
+        ["names", rest @ ..] => names::run(rest),
+        ["tls", rest @ ..] => tls::run(rest),
+        ["attack-names", id, marker] => attacks_names::run(id, marker),
+        ["attacks-names"] => {
+            for attack in attacks_names::TABLE {
+                println!("{}\t{}", attack.id, attack.source);
+            }
+            Ok(())
+        }
         ["attack", id, rest @ ..] => attacks::run(id, rest),
         ["attacks"] => {
             for attack in attacks::TABLE {

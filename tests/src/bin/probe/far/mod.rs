@@ -1,10 +1,16 @@
-//! The far end: a host of its own in a network namespace, with servers, and a sniffer that is the only witness.
+//! The far end: a host of its own in a network namespace, with servers, and a sniffer that is the only witness of frames.
+
+mod listen;
+mod tls;
+mod witness;
+mod zone;
 
 use std::{
     collections::{HashMap, VecDeque},
     io::{self, BufRead, IoSlice, IoSliceMut, Read, Write},
-    net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
+    net::{Ipv6Addr, SocketAddr, TcpStream, UdpSocket},
     os::fd::AsRawFd,
+    path::Path,
     process::Command,
     sync::{
         Arc, Mutex,
@@ -79,6 +85,7 @@ pub(crate) fn serve() -> anyhow::Result<()> {
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).context("make a network namespace")?;
     println!("ready");
     let seen = Arc::new(Mutex::new(Seen::default()));
+    let (zone, witness) = (zone::Zone::default(), witness::Witness::default());
     for line in io::stdin().lock().lines() {
         let line = line?;
         let words: Vec<&str> = line.split_whitespace().collect();
@@ -90,8 +97,26 @@ pub(crate) fn serve() -> anyhow::Result<()> {
             }
             ["clear"] => {
                 *lock(&seen) = Seen::default();
+                zone.clear();
+                witness.clear();
                 "ok".into()
             }
+            ["names", directory] => {
+                zone::serve(&zone)?;
+                tls::serve(Path::new(directory), &witness)?;
+                "up".into()
+            }
+            ["zone", rest @ ..] => {
+                zone.change(rest)?;
+                "ok".into()
+            }
+            ["asked"] => zone.asked("").to_string(),
+            ["asked", name] => zone.asked(name).to_string(),
+            ["asked-like", part] => zone.asked_like(part).to_string(),
+            ["sni-seen", name] => witness.named(name).to_string(),
+            ["hello-names", port] => witness.names(port.parse()?).join(" "),
+            ["heard", hex] => witness.heard(&unhex(hex)?).to_string(),
+            ["streams"] => witness.dump(hex),
             ["seen", hex] => count(&lock(&seen), &unhex(hex)?).to_string(),
             ["dump"] => {
                 let seen = lock(&seen);
@@ -132,8 +157,8 @@ pub(crate) fn serve() -> anyhow::Result<()> {
     Ok(())
 }
 
-fn lock(seen: &Mutex<Seen>) -> std::sync::MutexGuard<'_, Seen> {
-    seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+fn lock<T>(shared: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 fn setup(script: &str, seen: &Arc<Mutex<Seen>>) -> anyhow::Result<()> {
@@ -143,15 +168,14 @@ fn setup(script: &str, seen: &Arc<Mutex<Seen>>) -> anyhow::Result<()> {
     }
     sniff(Arc::clone(seen))?;
     for port in ECHO {
-        let tcp = TcpListener::bind(("::", port)).with_context(|| format!("tcp {port}"))?;
-        // A queue that overflows costs its caller a second.
-        nix::sys::socket::listen(&tcp, nix::sys::socket::Backlog::new(4096)?)?;
+        let any = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port);
+        let tcp = listen::tcp(any)?;
         thread::spawn(move || {
             for stream in tcp.incoming().flatten() {
                 thread::spawn(move || echo(stream));
             }
         });
-        let udp = UdpSocket::bind(("::", port)).with_context(|| format!("udp {port}"))?;
+        let udp = listen::udp(any)?;
         thread::spawn(move || echo_datagrams(&udp));
     }
     Ok(())
