@@ -157,7 +157,9 @@ impl Core {
                 format!("no rule of {contract} allows the name that it called for at that address and port")
             }
             Reason::NoSni => "it called for no name, where one is demanded".into(),
-            Reason::NotTls => "it did not begin with one well-formed TLS ClientHello, or that changed on its way".into(),
+            Reason::NotTls => {
+                "it did not begin with one well-formed TLS ClientHello, or that changed on its way".into()
+            }
             Reason::Ech => format!("it hides its true name (ECH), which {contract} does not allow there"),
             Reason::Dns => "names are asked for through the DNS guard alone".into(),
             Reason::Quic => format!("{contract} does not say \"quic\" for that address"),

@@ -143,6 +143,12 @@ async fn write_down(mut write: OwnedWriteHalf, mut queue: mpsc::Receiver<String>
     drop(lock(&waiting).take());
 }
 
+impl crate::names::Daemon for Channel {
+    fn ask(&self, ask: Ask) -> impl Future<Output = io::Result<Told>> + Send {
+        self.ask(ask)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
