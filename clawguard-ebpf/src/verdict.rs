@@ -2,8 +2,8 @@
 
 use aya_ebpf::helpers::generated::bpf_ktime_get_boot_ns;
 use clawguard_common::{
-    ADDRESS, Endpoint, ExactKey, Groups, JOB_NONE, Job, NO_RULE, PolicyHead, RangeData, Reason, Rule, group, job, policy, side,
-    tag,
+    ADDRESS, Endpoint, ExactKey, Groups, JOB_NONE, Job, NO_RULE, PolicyHead, RangeData, Reason, Rule, group, job,
+    policy, side, tag,
 };
 
 use crate::maps::{AGENTS, EXACT, HOST, JOBS, POLICIES, RANGES};
