@@ -8,7 +8,8 @@ use crate::{
 };
 
 /// What has no place in the executable that runs as root.
-const FOREIGN: [&str; 8] = ["axum", "hickory-resolver", "openssl", "reqwest", "ring", "rusqlite", "rustls", "ureq"];
+const FOREIGN: [&str; 9] =
+    ["axum", "hickory-proto", "hickory-resolver", "openssl", "reqwest", "ring", "rusqlite", "rustls", "ureq"];
 
 pub(crate) fn run() -> Result<()> {
     call(&mut cargo(&["fmt", "--all", "--check"]))?;

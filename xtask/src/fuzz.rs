@@ -12,7 +12,7 @@ use crate::{
     shell::{call, cargo, command, root, target},
 };
 
-const TARGETS: [&str; 4] = ["json", "envelope", "wpc", "token"];
+const TARGETS: [&str; 5] = ["json", "envelope", "wpc", "token", "question"];
 
 /// Seconds for which each target runs in the tests.
 const BRIEF: u64 = 10;

@@ -6,7 +6,10 @@ use std::{
     net::SocketAddr,
     os::fd::{AsFd, OwnedFd},
     path::Path,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use control::channel::{Answer, Ask, Errand, LONGEST, Names, Question, Told};
@@ -16,16 +19,34 @@ use tokio::{
         UnixStream,
         unix::{OwnedReadHalf, OwnedWriteHalf},
     },
-    sync::oneshot,
+    sync::{mpsc, oneshot},
 };
 
 /// Questions that wait for their answers; `None` once the daemon hung up.
 type Waiting = Arc<Mutex<Option<HashMap<u64, oneshot::Sender<Told>>>>>;
 
+/// Lines that wait to be written; more questions wait for a place.
+const MOST_LINES: usize = 64;
+
 /// Asks the daemon; many questions may be under way.
 pub(crate) struct Channel {
-    write: tokio::sync::Mutex<(u64, OwnedWriteHalf)>,
+    last: AtomicU64,
+    lines: mpsc::Sender<String>,
     waiting: Waiting,
+}
+
+/// A question that is under way. Whoever gives up leaves nothing behind.
+struct Waits<'a> {
+    id: u64,
+    waiting: &'a Waiting,
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        if let Some(waiting) = lock(self.waiting).as_mut() {
+            waiting.remove(&self.id);
+        }
+    }
 }
 
 fn hung_up() -> io::Error {
@@ -46,24 +67,24 @@ impl Channel {
         let (read, write) = stream.into_split();
         let waiting: Waiting = Arc::new(Mutex::new(Some(HashMap::new())));
         tokio::spawn(hand_out(read, Arc::clone(&waiting)));
-        Ok(Self { write: tokio::sync::Mutex::new((0, write)), waiting })
+        let (lines, queue) = mpsc::channel(MOST_LINES);
+        tokio::spawn(write_down(write, queue, Arc::clone(&waiting)));
+        Ok(Self { last: AtomicU64::new(0), lines, waiting })
     }
 
-    /// Asks and waits for the answer.
+    /// Asks and waits for the answer. May be given up at any time: a line that was begun is written to its end.
     pub(crate) async fn ask(&self, ask: Ask) -> io::Result<Told> {
+        let id = self.last.fetch_add(1, Ordering::Relaxed) + 1;
+        let mut line = serde_json::to_string(&Question { id, ask }).map_err(io::Error::other)?;
+        line.push('\n');
+        let place = self.lines.reserve().await.map_err(|_| hung_up())?;
         let (sender, receiver) = oneshot::channel();
-        {
-            let mut write = self.write.lock().await;
-            write.0 += 1;
-            let id = write.0;
-            match lock(&self.waiting).as_mut() {
-                Some(waiting) => drop(waiting.insert(id, sender)),
-                None => return Err(hung_up()),
-            }
-            let mut line = serde_json::to_string(&Question { id, ask }).map_err(io::Error::other)?;
-            line.push('\n');
-            write.1.write_all(line.as_bytes()).await?;
+        match lock(&self.waiting).as_mut() {
+            Some(waiting) => drop(waiting.insert(id, sender)),
+            None => return Err(hung_up()),
         }
+        let _waits = Waits { id, waiting: &self.waiting };
+        place.send(line);
         receiver.await.map_err(|_| hung_up())
     }
 
@@ -110,4 +131,60 @@ async fn hand_out(read: OwnedReadHalf, waiting: Waiting) {
     }
     // Whoever waits learns it by its sender's end.
     drop(lock(&waiting).take());
+}
+
+/// Writes one line after the other, until the daemon hangs up.
+async fn write_down(mut write: OwnedWriteHalf, mut queue: mpsc::Receiver<String>, waiting: Waiting) {
+    while let Some(line) = queue.recv().await {
+        if write.write_all(line.as_bytes()).await.is_err() {
+            break;
+        }
+    }
+    drop(lock(&waiting).take());
+}
+
+impl crate::names::Daemon for Channel {
+    fn ask(&self, ask: Ask) -> impl Future<Output = io::Result<Told>> + Send {
+        self.ask(ask)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    /// A daemon's end of a channel, in its own process as it seems.
+    async fn pair(name: &str) -> (Channel, UnixStream) {
+        let at = std::env::temp_dir().join(format!("clawguard-channel-{}-{name}", std::process::id()));
+        let listener = tokio::net::UnixListener::bind(&at).unwrap();
+        let channel = Channel::open(&at).await.unwrap();
+        std::fs::remove_file(&at).unwrap();
+        (channel, listener.accept().await.unwrap().0)
+    }
+
+    #[tokio::test]
+    async fn whoever_gives_up_leaves_nothing_behind_and_no_half_a_line() {
+        let (channel, daemon) = pair("given-up").await;
+        // More than the socket holds while nobody reads.
+        let long = Ask::Revoked { tokens: vec!["a".repeat(1 << 20)] };
+        for ask in [long, Ask::Metrics] {
+            assert!(tokio::time::timeout(Duration::from_millis(50), channel.ask(ask)).await.is_err());
+        }
+        assert_eq!(lock(&channel.waiting).as_ref().unwrap().len(), 0);
+        let mut lines = BufReader::new(daemon).lines();
+        for id in 1..=2 {
+            let line = lines.next_line().await.unwrap().unwrap();
+            assert_eq!(serde_json::from_str::<Question>(&line).unwrap().id, id);
+        }
+    }
+
+    #[tokio::test]
+    async fn whoever_waits_learns_that_the_daemon_hung_up() {
+        let (channel, daemon) = pair("hung-up").await;
+        let (asked, ()) = tokio::join!(channel.ask(Ask::Metrics), async { drop(daemon) });
+        assert!(asked.is_err());
+        assert!(channel.ask(Ask::Metrics).await.is_err());
+    }
 }

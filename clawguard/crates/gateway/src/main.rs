@@ -1,10 +1,11 @@
-//! The unprivileged gateway. In this version it serves the metrics and asks registries; DNS, MCP and model traffic are to come
-//! here, because nothing of the kind belongs in a process with privileges.
+//! The unprivileged gateway. In this version it serves the metrics, asks registries and answers names; MCP and model traffic are
+//! to come here, because nothing of the kind belongs in a process with privileges.
 #![forbid(unsafe_code)]
 
 mod channel;
 mod errands;
 mod metrics;
+mod names;
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -32,10 +33,15 @@ fn main() -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
     let ended = runtime.block_on(async {
         let daemon = Arc::new(channel::Channel::open(&arguments.channel).await.context("reach the daemon")?);
-        let (listen, _names) = daemon.settings().await.context("ask the daemon where to listen")?;
+        let (listen, names) = daemon.settings().await.context("ask the daemon where to listen")?;
+        let sockets =
+            names::Sockets::open().await.context("find a port for names that is free for both UDP and TCP")?;
         tokio::select! {
             served = metrics::serve(listen, Arc::clone(&daemon)) => {
                 served.with_context(|| format!("listen on {listen} ([metrics] listen)"))
+            }
+            served = names::serve(sockets, names, Arc::clone(&daemon)) => {
+                served.context("tell the daemon at which port names are answered")
             }
             ended = errands::run(daemon) => ended.context("run the daemon's errands"),
         }
