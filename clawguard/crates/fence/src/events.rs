@@ -5,11 +5,11 @@ use std::{
     os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd},
 };
 
-use clawguard_common::{DecisionCount, DecisionKey, Event, Hook, REASONS, Reason, lost};
+use clawguard_common::{DecisionCount, DecisionKey, Event, Hook, NameEvent, REASONS, Reason, lost};
 use sys::bpf;
 
 use crate::{
-    Error, Fence,
+    Error, Fence, NameRefused,
     maps::{Maps, new_decisions},
 };
 
@@ -48,6 +48,15 @@ impl Decision {
         let end = comm.iter().position(|byte| *byte == 0).unwrap_or(comm.len());
         String::from_utf8_lossy(&comm[..end]).into_owned()
     }
+}
+
+/// What the kernel tells at once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Told {
+    /// The first denial of its kind in the interval.
+    Decision(Decision),
+    /// A name that is refused on a flow.
+    Name(Box<NameRefused>),
 }
 
 /// One of an agent's exact counters.
@@ -99,12 +108,15 @@ impl Fence {
     }
 
     /// The events that wait in the ring, at most `most`.
-    pub fn events(&mut self, most: usize) -> Vec<Decision> {
+    pub fn events(&mut self, most: usize) -> Vec<Told> {
         let mut found = Vec::new();
         while found.len() < most {
             let Some(item) = self.maps.events.next() else { break };
-            if let Some(Event { key, first }) = bpf::read_one::<Event>(&item) {
-                found.push(Decision { key, count: first });
+            // They differ in length.
+            if let Some(event) = bpf::read_one::<NameEvent>(&item) {
+                found.push(Told::Name(Box::new(NameRefused::of(&event))));
+            } else if let Some(Event { key, first }) = bpf::read_one::<Event>(&item) {
+                found.push(Told::Decision(Decision { key, count: first }));
             }
         }
         found

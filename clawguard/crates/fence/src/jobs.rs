@@ -22,6 +22,8 @@ pub struct JobSpec {
     pub policy: u32,
     /// Everything passes; what would be denied is recorded.
     pub observe: bool,
+    /// The gateway's: its DNS questions go where they are sent.
+    pub gateway: bool,
     /// Groups that are killed for it from the start.
     pub killed: Groups,
     /// When its token ends: nanoseconds, CLOCK_BOOTTIME. [`NEVER`] for a job that needs none, 0 for one that has none yet.
@@ -30,7 +32,7 @@ pub struct JobSpec {
 
 impl Default for JobSpec {
     fn default() -> Self {
-        Self { agent: 0, policy: 0, observe: false, killed: Groups::default(), deadline_ns: NEVER }
+        Self { agent: 0, policy: 0, observe: false, gateway: false, killed: Groups::default(), deadline_ns: NEVER }
     }
 }
 
@@ -83,7 +85,8 @@ impl Fence {
         jobs.set(slot, offset_of!(Job, agent), u64::from(spec.agent));
         jobs.set(slot, offset_of!(Job, policy), u64::from(spec.policy));
         jobs.set(slot, offset_of!(Job, deadline_ns), spec.deadline_ns);
-        jobs.set(slot, offset_of!(Job, flags), if spec.observe { job::OBSERVE } else { 0 });
+        let flags = if spec.observe { job::OBSERVE } else { 0 } | if spec.gateway { job::GATEWAY } else { 0 };
+        jobs.set(slot, offset_of!(Job, flags), flags);
         jobs.set_groups(slot, offset_of!(Job, killed), &spec.killed);
         let enrolled = self.manage(directory, slot, key);
         if enrolled.is_err() {

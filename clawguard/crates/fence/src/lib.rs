@@ -11,6 +11,7 @@ mod jobs;
 mod links;
 mod lower;
 mod maps;
+mod names;
 mod object;
 mod places;
 mod remove;
@@ -30,10 +31,11 @@ use sys::clock;
 
 pub use canary::{Canary, Tried, serve as serve_canary};
 pub use error::Error;
-pub use events::{Counted, Decision};
+pub use events::{Counted, Decision, Told};
 pub use imported::Imported;
 pub use jobs::{Enrolled, JobSpec};
 pub use lower::{Lowered, Numbering, lower};
+pub use names::{NameRefused, Opening, Spot};
 pub use places::{AgentName, BPFFS, Instance, JobId, NotAName, Places};
 pub use remove::{Removed, remove};
 pub use sever::{Flow, Severed};
@@ -279,7 +281,12 @@ impl Fence {
         let free = (1..MAX_POLICIES).find(|slot| !taken(slot));
         let slot = free.ok_or(Error::Full { what: "contract in force", limit: MAX_POLICIES - 1 })?;
         let failed = "give a contract's tables to the kernel";
-        for (outer, inner) in [(&self.maps.exact, &lowered.exact), (&self.maps.ranges, &lowered.ranges)] {
+        let tables = [
+            (&self.maps.exact, &lowered.exact),
+            (&self.maps.ranges, &lowered.ranges),
+            (&self.maps.names, &lowered.names),
+        ];
+        for (outer, inner) in tables {
             match inner {
                 Some(inner) => {
                     let fd = std::os::fd::AsRawFd::as_raw_fd(inner) as u32;
@@ -302,7 +309,11 @@ impl Fence {
             let word = word.try_into().map_or(0, u64::from_ne_bytes);
             head.set(slot, std::mem::offset_of!(PolicyHead, hash) + 8 * i, word);
         }
+        let names = lowered.names.is_some();
         self.policies.insert(slot, lowered);
+        if names {
+            self.carry_over(hash, slot, serial)?;
+        }
         Ok((slot, serial))
     }
 
@@ -320,6 +331,9 @@ impl Fence {
             }
             if lowered.ranges.is_some() {
                 sys::bpf::map_delete(self.maps.ranges.fd(), &slot).map_err(Error::system(failed))?;
+            }
+            if lowered.names.is_some() {
+                sys::bpf::map_delete(self.maps.names.fd(), &slot).map_err(Error::system(failed))?;
             }
         }
         self.policies.remove(&slot);
@@ -339,7 +353,7 @@ impl Fence {
                 self.left_in_force.insert(slot);
                 continue;
             }
-            for outer in [&self.maps.exact, &self.maps.ranges] {
+            for outer in [&self.maps.exact, &self.maps.ranges, &self.maps.names] {
                 sys::bpf::map_delete(outer.fd(), &slot).map_err(Error::system(failed))?;
             }
         }

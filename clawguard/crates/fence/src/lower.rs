@@ -2,8 +2,10 @@
 
 use std::io;
 
-use clawguard_common::{ADDRESS, ExactKey, Groups, RangeData, Rule, group, policy as flags, side, tag};
-use policy::{Group, Policy};
+use clawguard_common::{
+    ADDRESS, Called, ExactKey, Groups, NameData, RangeData, Rule, bound, group, policy as flags, protocol, rule, side, tag,
+};
+use policy::{Group, Policy, compile::NameRule, name::HostPattern};
 use sys::bpf::{self, RangeKey};
 
 use std::os::fd::OwnedFd;
@@ -13,7 +15,10 @@ use std::os::fd::OwnedFd;
 pub struct Lowered {
     pub(crate) exact: Option<OwnedFd>,
     pub(crate) ranges: Option<OwnedFd>,
+    pub(crate) names: Option<OwnedFd>,
     pub(crate) flags: u64,
+    /// The policy's sets of groups, by index.
+    pub(crate) sets: Vec<Groups>,
     /// How many entries they have together.
     pub entries: usize,
 }
@@ -48,16 +53,17 @@ pub fn lower(policy: &Policy, numbering: &dyn Numbering) -> io::Result<Lowered> 
             Ok(groups)
         })
         .collect::<io::Result<_>>()?;
+    let groups = |set: u16| sets.get(usize::from(set)).copied().unwrap_or(Groups::one(group::ALL));
     let mut found = 0;
     let (mut exact_keys, mut exact_rules) = (Vec::new(), Vec::new());
     let (mut range_keys, mut range_rules) = (Vec::new(), Vec::new());
     for rule in &policy.rules {
         let tag = tag(rule.side, rule.protocol, rule.port);
         let value = Rule {
-            groups: sets.get(usize::from(rule.set)).copied().unwrap_or(Groups::one(group::ALL)),
+            groups: groups(rule.set),
             number: rule.number,
             reason: rule.reason as u8,
-            flags: 0,
+            flags: rule_flags(rule.tls, rule.ech),
             pad: [0; 2],
         };
         if rule.range.bits == 128 && rule.side == side::EGRESS {
@@ -71,10 +77,49 @@ pub fn lower(policy: &Policy, numbering: &dyn Numbering) -> io::Result<Lowered> 
             range_rules.push(value);
         }
     }
-    let entries = exact_keys.len() + range_keys.len();
+    for one in &policy.bound {
+        let tag = tag(side::EGRESS, protocol::TCP, one.port);
+        exact_keys.push(ExactKey { tag, rule: bound(one.number), addr: one.addr });
+        exact_rules.push(Rule { number: one.number, ..Rule::default() });
+    }
+    let (mut name_keys, mut name_rules) = (Vec::new(), Vec::new());
+    for rule in &policy.names {
+        found |= flags::NAMES;
+        if rule.tcp {
+            name_keys.push(called(&rule.name, rule.port));
+            name_rules.push(name_rule(rule, groups(rule.set)));
+        }
+    }
+    let entries = exact_keys.len() + range_keys.len() + name_keys.len();
     let exact = filled(crate::maps::new_exact, &exact_keys, &exact_rules)?;
     let ranges = filled(crate::maps::new_ranges, &range_keys, &range_rules)?;
-    Ok(Lowered { exact, ranges, flags: found, entries })
+    let names = filled(crate::maps::new_names, &name_keys, &name_rules)?;
+    Ok(Lowered { exact, ranges, names, flags: found, sets, entries })
+}
+
+const fn rule_flags(tls: bool, ech: bool) -> u8 {
+    (if tls { rule::TLS } else { 0 }) | (if ech { rule::ECH } else { 0 })
+}
+
+/// A name's rule as the kernel has it.
+pub(crate) fn name_rule(rule: &NameRule, groups: Groups) -> Rule {
+    let flags = rule_flags(rule.tls, rule.ech);
+    Rule { groups, number: rule.number, reason: rule.reason as u8, flags, pad: [0; 2] }
+}
+
+/// A pattern as the kernel looks names up: from the end, and a wildcard as the dot before its star.
+fn called(name: &HostPattern, port: u16) -> Called {
+    let (text, end) = match name {
+        HostPattern::Exact(name) => (name.as_str(), 0),
+        HostPattern::Below(name) => (name.as_str(), b'.'),
+    };
+    let mut called = Called::default();
+    called.data.port = port.to_be_bytes();
+    for (to, byte) in called.data.reversed.iter_mut().zip(text.bytes().rev().chain([end])) {
+        *to = byte;
+    }
+    called.prefix = NameData::prefix(text.len() as u32 + 1);
+    called
 }
 
 fn filled<K: bpf::Plain>(

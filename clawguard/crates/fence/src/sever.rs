@@ -9,8 +9,8 @@ use std::{
 };
 
 use clawguard_common::{
-    ADDRESS, ExactKey, Groups, Job, PolicyHead, RangeData, Reason, Rule, Stamp, Stamped, group, job, policy as flags,
-    protocol, side, stamp, tag,
+    ADDRESS, ExactKey, Groups, Job, Learned, LearnedKey, PolicyHead, RangeData, Reason, Rule, Stamp, Stamped, group, job,
+    policy as flags, protocol, rule, side, stamp, tag,
 };
 use sys::{
     bpf::{self, RangeKey},
@@ -79,6 +79,11 @@ impl Fence {
                 by_namespace.entry(stamp.netns).or_default().insert(cookie);
             }
         }
+        Self::sever_sockets(by_namespace)
+    }
+
+    /// Ends sockets, by namespace and cookie.
+    pub(crate) fn sever_sockets(mut by_namespace: HashMap<u64, HashSet<u64>>) -> Result<Severed, Error> {
         let mut severed = Severed::default();
         if by_namespace.is_empty() {
             return Ok(severed);
@@ -133,13 +138,20 @@ impl Fence {
         let allows = |rule: &Rule| rule.reason == Reason::Allowed as u8;
         let mut rule = None;
         if !tcp || outgoing {
-            rule = self.rule(policy, tag(side::EGRESS, remote.protocol, remote.port), remote.addr).filter(allows);
+            let agent = jobs.get(slot, offset_of!(Job, agent)) as u32;
+            let tag = tag(side::EGRESS, remote.protocol, remote.port);
+            rule = self.rule(agent, policy, tag, remote.addr).filter(allows);
         }
         if rule.is_none() && !(tcp && outgoing) {
             let port = stamp.flow.local_port as u16;
-            rule = self.rule(policy, tag(side::LISTEN, remote.protocol, port), remote.addr).filter(allows);
+            rule = self.rule(0, policy, tag(side::LISTEN, remote.protocol, port), remote.addr).filter(allows);
         }
         match rule {
+            // The name that it called for adds its groups, which the kernel noted with the flow.
+            Some(mut rule) if rule.flags & rule::TLS != 0 => {
+                rule.groups.add(&stamp.flow.groups);
+                Flow { stamp, allowed: true, groups: rule.groups }
+            }
             Some(rule) => Flow { stamp, allowed: true, groups: rule.groups },
             // What no rule names and still has a flow is the job's own loopback.
             None if remote.loopback != 0 => Flow { stamp, allowed: true, groups: refused.groups },
@@ -148,13 +160,24 @@ impl Fence {
     }
 
     /// Looks a rule up in the kernel's tables.
-    fn rule(&self, policy: u32, tag: u32, addr: clawguard_common::Addr) -> Option<Rule> {
+    fn rule(&self, agent: u32, policy: u32, tag: u32, addr: clawguard_common::Addr) -> Option<Rule> {
         let lowered = self.policies.get(&policy)?;
+        let place = ExactKey { tag, rule: ADDRESS, addr };
         let found = self.maps.policies.get(policy, offset_of!(PolicyHead, flags));
         if found & flags::EXACT != 0 {
             let exact = lowered.exact.as_ref()?;
-            if let Ok(Some(rule)) = bpf::map_lookup(exact, &ExactKey { tag, rule: ADDRESS, addr }) {
+            if let Ok(Some(rule)) = bpf::map_lookup(exact, &place) {
                 return Some(rule);
+            }
+        }
+        if found & flags::NAMES != 0 {
+            // What lives may go on though its answer is no longer good.
+            let learned = bpf::map_lookup::<_, Learned>(self.maps.learned.fd(), &LearnedKey { agent, policy, place });
+            let serial = self.maps.policies.get(policy, offset_of!(PolicyHead, serial));
+            if let Ok(Some(learned)) = learned
+                && learned.serial == serial
+            {
+                return Some(learned.rule);
             }
         }
         let ranges = lowered.ranges.as_ref()?;

@@ -1,0 +1,198 @@
+//! Addresses that answers to DNS questions open, and names that are refused.
+
+use std::{
+    collections::{HashMap, HashSet},
+    mem::offset_of,
+};
+
+use claw::Hash;
+use clawguard_common::{
+    ADDRESS, Addr, ExactKey, Groups, Host, Learned, LearnedKey, NO_RULE, NameEvent, PolicyHead, Reason, Rule, bound,
+    protocol, side, tag,
+};
+use policy::compile::NameRule;
+use sys::bpf;
+
+use crate::{Decision, Error, Fence, lower::name_rule, sever::Severed};
+
+/// An address and port that a name's answer opens, and until when.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Spot {
+    /// In canonical form.
+    pub addr: Addr,
+    /// The port.
+    pub port: u16,
+    /// UDP instead of TCP.
+    pub udp: bool,
+}
+
+impl Spot {
+    fn place(self, rule: u32) -> ExactKey {
+        let protocol = if self.udp { protocol::UDP } else { protocol::TCP };
+        ExactKey { tag: tag(side::EGRESS, protocol, self.port), rule, addr: self.addr }
+    }
+}
+
+/// A name that a flow called for and that was refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NameRefused {
+    /// What was decided, as for any packet.
+    pub decision: Decision,
+    /// The name; empty where nothing was called for.
+    pub name: String,
+    /// `SO_COOKIE` of the socket.
+    pub cookie: u64,
+    /// Cookie of its network namespace.
+    pub netns: u64,
+}
+
+impl NameRefused {
+    pub(crate) fn of(event: &NameEvent) -> Self {
+        let bytes = (event.called.prefix / 8).saturating_sub(3) as usize;
+        let reversed = event.called.data.reversed.get(..bytes).unwrap_or_default();
+        let name = reversed.iter().rev().map(|byte| char::from(*byte)).collect();
+        let mut count = clawguard_common::DecisionCount { count: 1, ..Default::default() };
+        (count.first_ns, count.last_ns, count.rule) = (event.at_ns, event.at_ns, NO_RULE);
+        Self { decision: Decision { key: event.key, count }, name, cookie: event.cookie, netns: event.netns }
+    }
+}
+
+/// What stands open at a spot, for all names that led there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Opening {
+    /// The groups of which any takes it away: those that all its names are in.
+    pub groups: Groups,
+    /// The rule of the name that led there last.
+    pub number: u32,
+    /// Whether a TLS name must be called for.
+    pub tls: bool,
+    /// Until when new flows may begin: nanoseconds, CLOCK_BOOTTIME.
+    pub expires_ns: u64,
+}
+
+impl Fence {
+    /// The groups of a name's rule, as the kernel has them; `None` for a contract that this process did not load.
+    #[must_use]
+    pub fn groups_of(&self, policy: u32, rule: &NameRule) -> Option<Groups> {
+        self.policies.get(&policy)?.sets.get(usize::from(rule.set)).copied()
+    }
+
+    /// Opens a spot to an agent under a contract, for a rule of names. In the kernel's table when this returns.
+    ///
+    /// # Errors
+    ///
+    /// If the table is full or the kernel refuses; nothing more than before is open then.
+    pub fn learn(&self, agent: u32, policy: u32, spot: Spot, rule: &NameRule, opening: &Opening) -> Result<(), Error> {
+        let failed = "open an address that a name led to";
+        let serial = self.maps.policies.get(policy, offset_of!(PolicyHead, serial));
+        let put = |number: u32, rule: Rule| {
+            let key = LearnedKey { agent, policy, place: spot.place(number) };
+            let learned = Learned { rule, serial, expires_ns: opening.expires_ns };
+            bpf::map_update(self.maps.learned.fd(), &key, &learned).map_err(Error::system(failed))
+        };
+        let own = name_rule(rule, opening.groups);
+        if rule.tls && !spot.udp {
+            put(bound(rule.number), own)?;
+        }
+        let flags = if opening.tls { own.flags } else { 0 };
+        put(ADDRESS, Rule { number: opening.number, reason: Reason::Allowed as u8, flags, ..own })
+    }
+
+    /// Shuts a spot for the names of a rule.
+    pub fn unlearn(&self, agent: u32, policy: u32, spot: Spot, number: u32) {
+        let key = LearnedKey { agent, policy, place: spot.place(bound(number)) };
+        // It may never have been there.
+        let _ = bpf::map_delete(self.maps.learned.fd(), &key);
+    }
+
+    /// Shuts a spot.
+    pub fn shut(&self, agent: u32, policy: u32, spot: Spot) {
+        let key = LearnedKey { agent, policy, place: spot.place(ADDRESS) };
+        // It may be gone with its contract.
+        let _ = bpf::map_delete(self.maps.learned.fd(), &key);
+    }
+
+    /// Takes what was learned under a contract's former tables to its new ones: flows that live go on.
+    pub(crate) fn carry_over(&self, hash: Hash, slot: u32, serial: u64) -> Result<(), Error> {
+        let failed = "carry over what names led to";
+        let entries = bpf::map_entries::<LearnedKey, Learned>(self.maps.learned.fd()).map_err(Error::system(failed))?;
+        for (key, learned) in entries {
+            let head = self.maps.policies.read_back(key.policy).map_err(Error::system(failed))?;
+            let same = key.policy != slot && head.serial == learned.serial && words(&hash) == head.hash;
+            if same {
+                let key = LearnedKey { policy: slot, ..key };
+                let learned = Learned { serial, ..learned };
+                bpf::map_update(self.maps.learned.fd(), &key, &learned).map_err(Error::system(failed))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Forgets what was learned under contracts whose tables are gone, and what is no longer good and serves no live flow.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel's tables cannot be read.
+    pub fn forget_learned(&self, now_ns: u64) -> Result<Vec<(u32, u32, Spot)>, Error> {
+        let failed = "look through what names led to";
+        let entries = bpf::map_entries::<LearnedKey, Learned>(self.maps.learned.fd()).map_err(Error::system(failed))?;
+        let serial = |slot| self.maps.policies.get(slot, offset_of!(PolicyHead, serial));
+        let (stale, good): (Vec<_>, Vec<_>) =
+            entries.into_iter().partition(|(key, learned)| learned.serial != serial(key.policy));
+        let late: Vec<LearnedKey> =
+            good.into_iter().filter(|(_, learned)| learned.expires_ns <= now_ns).map(|(key, _)| key).collect();
+        let lives: HashSet<(Addr, u16)> = match late.is_empty() {
+            true => HashSet::new(),
+            false => {
+                let stamped = self.stamped().map_err(Error::system(failed))?;
+                stamped.iter().map(|socket| (socket.stamp.flow.remote.addr, socket.stamp.flow.remote.port)).collect()
+            }
+        };
+        let mut forgotten = Vec::new();
+        for key in stale.into_iter().map(|(key, _)| key).chain(late) {
+            let port = (key.place.tag >> 16) as u16;
+            let udp = key.place.tag as u8 == protocol::UDP;
+            let stale = serial(key.policy) == 0;
+            if !stale && lives.contains(&(key.place.addr, port)) {
+                continue;
+            }
+            bpf::map_delete(self.maps.learned.fd(), &key).map_err(Error::system(failed))?;
+            if key.place.rule == ADDRESS {
+                forgotten.push((key.agent, key.policy, Spot { addr: key.place.addr, port, udp }));
+            }
+        }
+        Ok(forgotten)
+    }
+
+    /// How many entries the table of learned addresses has.
+    #[must_use]
+    pub fn learned_in_use(&self) -> usize {
+        bpf::map_keys::<LearnedKey>(self.maps.learned.fd()).map_or(0, |keys| keys.len())
+    }
+
+    /// Tells the kernel where the DNS guard answers, and whose sockets do. Port 0: nobody does.
+    pub fn set_guard(&self, port: u16, key: u64) {
+        let host = &self.maps.host;
+        host.set(0, offset_of!(Host, guard_port), 0);
+        host.set(0, offset_of!(Host, guard_key), key);
+        host.set(0, offset_of!(Host, guard_port), u64::from(port));
+        self.raise_generation();
+    }
+
+    /// Ends one socket.
+    ///
+    /// # Errors
+    ///
+    /// If the sockets cannot be listed.
+    pub fn sever_socket(&self, netns: u64, cookie: u64) -> Result<Severed, Error> {
+        Self::sever_sockets(HashMap::from([(netns, HashSet::from([cookie]))]))
+    }
+}
+
+fn words(hash: &Hash) -> [u64; 4] {
+    let mut words = [0; 4];
+    for (word, bytes) in words.iter_mut().zip(hash.0.chunks_exact(8)) {
+        *word = bytes.try_into().map_or(0, u64::from_ne_bytes);
+    }
+    words
+}
