@@ -263,6 +263,8 @@ fn what_else_comes_before_a_second_hello_is_refused() {
     let padded = |length| hello(&[extension(21, &vec![0; length])]);
     assert_eq!(then(&[&padded(room)]), Found::Hello { name: None, ech: false, length: LONGEST_HELLO });
     assert_eq!(then(&[&padded(room + 1)]), Found::Refused);
+    // Where none is left, nothing is waited for.
+    assert_eq!(second(&padded(room + first.len()), &[512]).0, Found::Refused);
 }
 
 #[test]
