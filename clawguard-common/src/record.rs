@@ -73,6 +73,18 @@ impl Groups {
         (self.0[0] & other.0[0]) | (self.0[1] & other.0[1]) | (self.0[2] & other.0[2]) | (self.0[3] & other.0[3]) != 0
     }
 
+    /// The groups that both sets have.
+    #[must_use]
+    pub const fn both(&self, other: &Self) -> Self {
+        let mut words = [0; GROUP_WORDS];
+        let mut i = 0;
+        while i < GROUP_WORDS {
+            words[i] = self.0[i] & other.0[i];
+            i += 1;
+        }
+        Self(words)
+    }
+
     /// Adds all groups of another set.
     pub const fn add(&mut self, other: &Self) {
         let mut i = 0;

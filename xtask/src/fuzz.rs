@@ -3,7 +3,11 @@
 //! The readers have no unsafe code, so no sanitizer is built in: what is looked for are panics, overflows (their checks are
 //! on) and broken promises. What a run finds interesting is kept under `target/`, and the next run starts from it.
 
-use std::{fs, path::Path, process::Stdio};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Stdio,
+};
 
 use anyhow::{Context, Result, bail};
 
@@ -12,7 +16,7 @@ use crate::{
     shell::{call, cargo, command, root, target},
 };
 
-const TARGETS: [&str; 5] = ["json", "envelope", "wpc", "token", "question"];
+const TARGETS: [&str; 7] = ["json", "envelope", "wpc", "token", "question", "hello", "hello_differential"];
 
 /// Seconds for which each target runs in the tests.
 const BRIEF: u64 = 10;
@@ -56,6 +60,11 @@ fn targets(names: &[&str], seconds: u64) -> Result<()> {
     Ok(())
 }
 
+/// What every run of a target starts from. Targets that read the same have the same seeds.
+fn seeds(name: &str) -> PathBuf {
+    root().join("fuzz/corpus").join(name.strip_suffix("_differential").unwrap_or(name))
+}
+
 /// Runs one target. Answers how many inputs it tried, or nothing if one of them failed.
 fn one(tool: &Path, name: &str, seconds: u64) -> Result<Option<u64>> {
     let built = target().join("fuzz");
@@ -73,7 +82,7 @@ fn one(tool: &Path, name: &str, seconds: u64) -> Result<Option<u64>> {
 
     let mut run = fuzz(&["run", name]);
     // New inputs go to the first directory.
-    run.arg(&found).arg(root().join("fuzz/corpus").join(name)).arg("--");
+    run.arg(&found).arg(seeds(name)).arg("--");
     run.arg(format!("-max_total_time={seconds}")).args(["-max_len=16384", "-timeout=10", "-print_final_stats=1"]);
     run.arg(format!("-dict={}", root().join("fuzz/words.dict").display()));
     run.arg(format!("-artifact_prefix={}/", artifacts.display()));

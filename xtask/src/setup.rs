@@ -15,7 +15,7 @@ use anyhow::{Context, Result, bail};
 use crate::shell::{call, cargo, command, has, output, root, target};
 
 /// What tests and the demo call, and the packages that bring it.
-const TOOLS: [(&str, &str); 14] = [
+const TOOLS: [(&str, &str); 16] = [
     ("ip", "iproute2"),
     ("sysctl", "procps"),
     ("setpriv", "util-linux"),
@@ -25,8 +25,11 @@ const TOOLS: [(&str, &str); 14] = [
     ("bpftool", "bpftool"),
     ("useradd", "passwd"),
     ("git", "git"),
-    ("curl", "curl"),
+    // TLS stacks whose greetings the tests read.
     ("openssl", "openssl"),
+    ("curl", "curl"),
+    ("gnutls-cli", "gnutls-bin"),
+    ("tstclnt", "libnss3-tools"),
     ("python3", "python3"),
     ("node", "nodejs"),
     ("go", "golang-go"),

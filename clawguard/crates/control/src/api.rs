@@ -500,6 +500,9 @@ pub struct DecisionView {
     pub wpc_hash: Option<String>,
     /// The place in that contract, if a rule was found.
     pub rule: Option<String>,
+    /// The name that was asked for, called for, or that led to the other end; empty where none is known.
+    #[serde(default)]
+    pub name: String,
     /// All of it in one sentence.
     pub sentence: String,
 }

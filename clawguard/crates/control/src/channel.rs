@@ -116,6 +116,8 @@ pub struct Names {
     pub per_second: u32,
     /// How many names below a wildcard a job may ask for in a minute.
     pub new_names_per_minute: u32,
+    /// The shortest that an answer is good, in seconds.
+    pub ttl_floor_seconds: u32,
 }
 
 /// What becomes of a name that a job asks for.

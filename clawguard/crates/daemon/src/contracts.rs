@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
+    sync::Arc,
 };
 
 use claw::{
@@ -26,6 +27,7 @@ use crate::{
     config::Config,
     core::{Answer, Core, Shared, failed, refuse},
     ledger,
+    names::NameTerms,
 };
 
 /// A contract whose tables the kernel has. The tables themselves, which may be large, are only there.
@@ -42,6 +44,8 @@ pub(crate) struct InForce {
     pub(crate) gateway_groups: BTreeSet<Group>,
     /// An endpoint of each group, for the canary.
     pub(crate) samples: BTreeMap<Group, Endpoint>,
+    /// What it says of names.
+    pub(crate) names: Arc<NameTerms>,
     /// What it asks of a job's token; `None` where a job needs none.
     pub(crate) token: Option<TokenRules>,
     /// Whether its end was told.
@@ -275,6 +279,7 @@ impl Core {
             kernel_groups: policy.kernel_groups.clone(),
             gateway_groups: policy.gateway_groups.clone(),
             samples,
+            names: Arc::new(NameTerms::of(policy)),
             token: policy.token,
             expiry_told: false,
         };
@@ -357,6 +362,9 @@ impl Core {
         };
         let slot = contract.slot;
         let agent_slot = {
+            let entry = self.agent(agent)?;
+            let (agent_slot, before) = (entry.slot, entry.wpc);
+            self.names_follow(agent, agent_slot, before, hash);
             let entry = self.agent(agent)?;
             entry.wpc = Some(hash);
             entry.problem = None;

@@ -25,6 +25,7 @@ use crate::{
     jobs::Job,
     ledger::{self, AgentEntry, Ledger},
     metrics::Counters,
+    names::Learned,
     paths::Paths,
     registry::Registries,
 };
@@ -56,6 +57,7 @@ pub(crate) struct Core {
     /// Which contract a loading's number was.
     pub(crate) serials: HashMap<u64, Hash>,
     pub(crate) recent: Recent,
+    pub(crate) learned: Learned,
     pub(crate) counters: Counters,
     pub(crate) started_at: Instant,
     pub(crate) executable: PathBuf,

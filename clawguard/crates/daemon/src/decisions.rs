@@ -9,12 +9,11 @@ use std::{
 use clawguard_common::{DecisionKey, Endpoint, Hook, NO_RULE, Reason, protocol};
 use control::api::DecisionView;
 use evidence::chain::Kind;
-use fence::{AgentName, Decision, JobId};
-use policy::{compile::Source, contract::OnBypass, net};
+use fence::{AgentName, Decision, JobId, Told};
+use policy::{compile::Source, net};
 use serde_json::json;
-use switch::Actor;
 
-use crate::core::Core;
+use crate::{core::Core, names::Way};
 
 /// How many decisions are kept for questions.
 const KEPT: usize = 8192;
@@ -34,11 +33,46 @@ pub(crate) struct Recent {
     next: u64,
     /// The decisions of the running interval that were told already, with their numbers.
     told: HashMap<DecisionKey, u64>,
+    /// Names that were refused in the running interval, with the numbers under which they were told.
+    names: HashMap<RefusedName, u64>,
     /// Records that had not fit so far.
     lost: u64,
 }
 
+/// The hook of what the DNS guard decides.
+pub(crate) const DNS: &str = "dns";
+/// Names whose refusals are told one by one in an interval; more are only counted.
+const MOST_NAMES: usize = 4096;
+/// Job, name, reason and hook.
+type RefusedName = (String, String, String, String);
+
 impl Recent {
+    /// Counts a refused name once more, if the interval has seen it. Answers whether it is to be told.
+    pub(crate) fn is_news(&mut self, view: &DecisionView) -> bool {
+        let key = (view.job.clone(), view.name.clone(), view.reason.clone(), view.hook.clone());
+        let Some(id) = self.names.get(&key).copied() else {
+            return self.names.len() < MOST_NAMES;
+        };
+        if let Some(old) = self.find(id) {
+            old.count += 1;
+            old.last_at.clone_from(&view.last_at);
+        }
+        false
+    }
+
+    /// Keeps a refused name for questions, and for the interval's records.
+    pub(crate) fn push_name(&mut self, view: DecisionView) {
+        let key = (view.job.clone(), view.name.clone(), view.reason.clone(), view.hook.clone());
+        let id = self.push(view);
+        self.names.insert(key, id);
+    }
+
+    /// The records of the names that were refused in the interval that ends.
+    fn end_names(&mut self) -> Vec<serde_json::Value> {
+        let ids: Vec<u64> = std::mem::take(&mut self.names).into_values().collect();
+        ids.into_iter().filter_map(|id| self.find(id).map(|view| record(view))).collect()
+    }
+
     fn push(&mut self, mut view: DecisionView) -> u64 {
         view.id = self.next;
         self.next += 1;
@@ -65,18 +99,18 @@ impl Recent {
 }
 
 /// What a decision concerned, for records.
-struct Named {
-    job: Option<JobId>,
-    agent: Option<AgentName>,
+pub(crate) struct Named {
+    pub(crate) job: Option<JobId>,
+    pub(crate) agent: Option<AgentName>,
 }
 
 impl Core {
-    fn named(&self, decision: &Decision) -> Named {
+    pub(crate) fn named(&self, decision: &Decision) -> Named {
         let owner = self.owners.get(&decision.key.job_key);
         Named { job: owner.map(|(job, _)| job.clone()), agent: owner.map(|(_, agent)| agent.clone()) }
     }
 
-    fn view(&self, decision: &Decision) -> DecisionView {
+    pub(crate) fn view(&self, decision: &Decision) -> DecisionView {
         let named = self.named(decision);
         let reason = decision.reason();
         let verdict = match (reason, decision.observed()) {
@@ -106,14 +140,23 @@ impl Core {
             command: decision.command(),
             wpc_hash,
             rule,
+            name: self.way(decision).map_or_else(String::new, |way| way.name),
             sentence: String::new(),
         };
-        view.sentence = self.sentence(&view, reason);
+        view.sentence = self.sentence(&view, reason, self.way(decision));
         view
     }
 
+    /// How the agent came to know the address of a decision.
+    fn way(&self, decision: &Decision) -> Option<Way> {
+        let hash = *self.serials.get(&decision.key.serial)?;
+        let agent = self.named(decision).agent?;
+        let remote = &decision.key.remote;
+        self.learned.way(self.agents.get(&agent)?.slot, hash, remote.addr, remote.port)
+    }
+
     /// Why, in one sentence.
-    fn sentence(&self, view: &DecisionView, reason: Reason) -> String {
+    pub(crate) fn sentence(&self, view: &DecisionView, reason: Reason, way: Option<Way>) -> String {
         let who = if view.command.is_empty() {
             format!("Job {} of agent {}", view.job, view.agent)
         } else {
@@ -123,13 +166,25 @@ impl Core {
             (Reason::RawSocket | Reason::Protocol, _) => format!("asked for a socket of {}", view.protocol),
             (Reason::SocketOption, _) => format!("set a socket option ({})", view.protocol),
             (Reason::Inbound, _) => format!("was called by {} over {}", view.remote, view.protocol),
+            (_, true) if view.hook == DNS => format!("asked for the name {}", view.name),
             (_, true) => "used a socket".into(),
             (_, false) => format!("went to {} over {}", view.remote, view.protocol),
+        };
+        let name = match way {
+            Some(way) => format!(
+                ", an address that {} led to {} s ago{}",
+                way.name,
+                way.ago,
+                if way.expired { ", no longer" } else { "" }
+            ),
+            None if !view.name.is_empty() && !view.remote.is_empty() => format!(", calling for the name {}", view.name),
+            None => String::new(),
         };
         let contract = view.wpc_hash.as_ref().map_or_else(|| "no contract".into(), |hash| format!("contract {hash}"));
         let rule = view.rule.as_ref().map_or_else(String::new, |rule| format!(" ({rule})"));
         let why = match reason {
             Reason::Allowed => format!("{contract} allows it{rule}"),
+            Reason::NotInContract if view.hook == DNS => format!("no rule of {contract} names it"),
             Reason::NotInContract => format!("no rule of {contract} names that address and port"),
             Reason::SpecialRange => {
                 format!("it lies in a private or special range, which {contract} does not name by a CIDR of its own")
@@ -172,7 +227,7 @@ impl Core {
             "observed" => "would have been denied",
             other => other,
         };
-        format!("{who} {what}{times} and was {verdict}: {why}.").replace("and was would", "and would")
+        format!("{who} {what}{name}{times} and was {verdict}: {why}.").replace("and was would", "and would")
     }
 
     fn killed_words(&self, view: &DecisionView) -> String {
@@ -198,13 +253,17 @@ impl Core {
         let events = self.fence.events(AT_ONCE);
         let more = events.len() == AT_ONCE;
         for event in events {
-            let view = self.view(&event);
-            self.deny_file(&event, &view);
-            self.follow(&view);
-            let id = self.recent.push(view);
-            self.recent.told.insert(event.key, id);
-            self.alarm(&event, 1);
-            self.react(&event);
+            match event {
+                Told::Decision(event) => {
+                    let view = self.view(&event);
+                    self.deny_file(&view);
+                    self.follow(&view);
+                    let id = self.recent.push(view);
+                    self.recent.told.insert(event.key, id);
+                    self.alarm(&event, 1);
+                }
+                Told::Name(refused) => self.flow_named(&refused),
+            }
         }
         more
     }
@@ -242,13 +301,9 @@ impl Core {
                 None => view.id = self.recent.push(view.clone()),
             }
             self.alarm(decision, decision.count.count - u64::from(seen.is_some()));
-            records.push(json!({
-                "agent": view.agent, "job": view.job, "verdict": view.verdict, "reason": view.reason,
-                "hook": view.hook, "protocol": view.protocol, "remote": view.remote, "count": view.count,
-                "first": view.at, "last": view.last_at, "pid": view.pid, "command": view.command,
-                "wpc_hash": view.wpc_hash, "rule": view.rule,
-            }));
+            records.push(record(&view));
         }
+        records.extend(self.recent.end_names());
         for part in records.chunks(IN_A_RECORD) {
             self.note(Kind::Decisions, json!({ "decisions": part }));
         }
@@ -268,15 +323,15 @@ impl Core {
     }
 
     /// Lets the job read why it was denied.
-    fn deny_file(&mut self, decision: &Decision, view: &DecisionView) {
+    pub(crate) fn deny_file(&mut self, view: &DecisionView) {
         if view.verdict != "denied" {
             return;
         }
-        let Some(id) = self.named(decision).job else { return };
+        let Ok(id) = view.job.parse::<JobId>() else { return };
         let path = self.paths.denials(&id);
         let Some(job) = self.jobs.get_mut(&id).filter(|job| job.denials < MOST_DENIALS) else { return };
         let line = json!({ "at": view.at, "reason": view.reason, "protocol": view.protocol, "remote": view.remote,
-            "pid": view.pid, "command": view.command, "wpc_hash": view.wpc_hash, "sentence": view.sentence });
+            "name": view.name, "pid": view.pid, "command": view.command, "wpc_hash": view.wpc_hash, "sentence": view.sentence });
         let written = OpenOptions::new().append(true).open(path).and_then(|mut file| writeln!(file, "{line}"));
         if written.is_ok() {
             job.denials += line.to_string().len() as u64 + 1;
@@ -284,73 +339,12 @@ impl Core {
     }
 
     /// Tells those who follow. Who does not keep up misses some, and can ask again.
-    fn follow(&mut self, view: &DecisionView) {
+    pub(crate) fn follow(&mut self, view: &DecisionView) {
         let Ok(text) = serde_json::to_string(view) else { return };
         self.followers.retain(|(_, follower)| !follower.is_closed());
         for (job, follower) in &self.followers {
             if job.as_ref().is_none_or(|job| *job == view.job) && follower.try_send(text.clone()).is_err() {
                 self.counters.lost_followers.inc();
-            }
-        }
-    }
-
-    /// Counts attempts to go around, and logs the first of each kind in an interval.
-    fn alarm(&mut self, decision: &Decision, count: u64) {
-        let kind = match decision.reason() {
-            Reason::ModelDirect => "model_direct",
-            Reason::RawSocket => "raw_socket",
-            Reason::ForeignSocket => "imported_socket",
-            _ => return,
-        };
-        let Some(agent) = self.named(decision).agent else { return };
-        self.counters.alert(&agent, kind, count);
-        if count == 1 && decision.count.count == 1 {
-            let view = self.view(decision);
-            tracing::warn!(
-                kind,
-                job = view.job,
-                remote = view.remote,
-                pid = view.pid,
-                command = view.command,
-                "bypass attempt"
-            );
-            let body = json!({ "kind": kind, "job": view.job, "agent": view.agent, "remote": view.remote,
-                "protocol": view.protocol, "pid": view.pid, "uid": view.uid, "command": view.command,
-                "cgroup_id": decision.count.cgroup, "wpc_hash": view.wpc_hash, "verdict": view.verdict });
-            self.note(Kind::Alert, body);
-        }
-    }
-
-    /// What the contract wants done when the agent tries another way to a model.
-    fn react(&mut self, decision: &Decision) {
-        if decision.reason() != Reason::ModelDirect || decision.observed() {
-            return;
-        }
-        let hash = self.serials.get(&decision.key.serial).copied();
-        let wanted = hash.and_then(|hash| self.contracts.get(&hash)).map(|contract| contract.on_bypass);
-        let groups: &[&str] = match wanted {
-            Some(OnBypass::ReadOnly) => &["class:write", "class:irreversible"],
-            Some(OnBypass::Halt) => &["all"],
-            Some(OnBypass::Alert) | None => return,
-        };
-        let Some(agent) = self.named(decision).agent else { return };
-        for group in groups {
-            let whose = switch::Whose::Agent(agent.clone());
-            let known = group.parse().is_ok_and(|group| self.switch.killed(&group, &whose).is_some());
-            if known {
-                continue;
-            }
-            let actor = Actor { channel: "on_bypass".into(), uid: None, pid: None, executable: None, cgroup: None };
-            let body = control::api::FlipBody {
-                reason: "the agent tried another way to a model".into(),
-                agent: Some(agent.to_string()),
-                job: None,
-            };
-            match self.kill(group, &body, actor, std::time::Instant::now()) {
-                Ok((_, ticket)) => drop(ticket),
-                Err(error) => {
-                    tracing::error!(%agent, group, message = error.message, "on_bypass could not be carried out");
-                }
             }
         }
     }
@@ -373,6 +367,15 @@ impl Core {
         }
         found
     }
+}
+
+/// A decision as the audit chain keeps it.
+fn record(view: &DecisionView) -> serde_json::Value {
+    json!({
+        "agent": view.agent, "job": view.job, "verdict": view.verdict, "reason": view.reason, "hook": view.hook,
+        "protocol": view.protocol, "remote": view.remote, "name": view.name, "count": view.count, "first": view.at,
+        "last": view.last_at, "pid": view.pid, "command": view.command, "wpc_hash": view.wpc_hash, "rule": view.rule,
+    })
 }
 
 /// The other end, or what was asked for instead of one.

@@ -189,6 +189,15 @@ impl Core {
         Ok(())
     }
 
+    /// The gateway's DNS guard listens: managed tasks' questions go there from now on.
+    fn guard_listens(&mut self, port: u16) {
+        let gateway = self.jobs.values().find(|job| job.agent.as_str() == crate::GATEWAY && !job.over);
+        match gateway {
+            Some(job) => self.fence.set_guard(port, job.enrolled.key),
+            None => tracing::error!("a DNS guard that is no job of this daemon's is not used"),
+        }
+    }
+
     fn start_gateway(&mut self) -> core::Answer<(Child, UnixStream)> {
         let failed = |error: io::Error| failed("start the gateway", &error);
         let (Ok(agent), Ok(id)) = (crate::GATEWAY.parse::<AgentName>(), JOB.parse::<JobId>()) else {
@@ -319,8 +328,18 @@ fn tell(shared: &Shared, ask: Ask) -> Told {
             let core = shared.lock();
             Told::Settings { metrics: core.config.metrics.listen, names: core.config.names.for_guard() }
         }
-        // Named in the commit that brings the names' room.
-        Ask::Guard { .. } | Ask::Name { .. } | Ask::Learn { .. } | Ask::Excess { .. } => Told::Noted,
+        Ask::Guard { port } => {
+            shared.lock().guard_listens(port);
+            Told::Noted
+        }
+        Ask::Name { job, name, kind } => Told::Named(shared.lock().name_asked(job, &name, kind)),
+        Ask::Learn { job, name, addresses, ttl_seconds } => {
+            Told::Named(shared.lock().name_learned(job, &name, &addresses, ttl_seconds))
+        }
+        Ask::Excess { job, name, why, count } => {
+            shared.lock().names_exceeded(job, &name, &why, count);
+            Told::Noted
+        }
         Ask::Metrics => Told::Metrics(shared.lock().metrics().unwrap_or_else(|error| {
             tracing::error!(%error, "the metrics cannot be written");
             String::new()

@@ -301,7 +301,8 @@ impl Core {
         let killed = self.killed_for_job(&new.id);
         // Without a contract nothing is allowed anyway.
         let deadline_ns = hash.and_then(|hash| self.token_deadline(hash, new.token.as_ref())).unwrap_or(NEVER);
-        let spec = JobSpec { agent: agent.slot, policy, observe, killed, deadline_ns };
+        let gateway = new.agent.as_str() == crate::GATEWAY;
+        let spec = JobSpec { agent: agent.slot, policy, observe, gateway, killed, deadline_ns };
         let former = self.jobs.iter().find(|(_, job)| job.gives_way() && job.directory == new.directory);
         if let Some(former) = former.map(|(id, _)| id.clone()) {
             drop(self.finish_job(&former, None));

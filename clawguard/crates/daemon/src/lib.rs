@@ -4,6 +4,7 @@
 //! sent, except signed envelopes, size-capped, through the pure parsers of `claw`.
 #![forbid(unsafe_code)]
 
+mod alarms;
 mod api;
 pub mod audit;
 pub mod config;
@@ -17,6 +18,7 @@ mod jobs;
 pub mod ledger;
 mod matching;
 mod metrics;
+mod names;
 pub mod paths;
 mod registry;
 mod serve;

@@ -186,6 +186,7 @@ fn start(paths: Paths, config: Config) -> Result<Core, Error> {
         watch: Watch::new().map_err(system("watch cgroups"))?,
         counters: Counters::new().map_err(|error| system("make the counters")(io::Error::other(error)))?,
         recent: Recent::default(),
+        learned: crate::names::Learned::default(),
         canary: None,
         armed: false,
         contracts: BTreeMap::new(),
@@ -499,6 +500,7 @@ fn on_beat(core: &mut Core, beats: u64, pace: &config::Audit) {
     if every(pace.interval_seconds) {
         core.end_interval();
         core.bury_all();
+        core.forget_names();
     } else {
         core.end_full_interval();
     }

@@ -48,7 +48,9 @@ pub struct Enrolled {
 }
 
 impl Fence {
-    pub(crate) fn job_key(&self, slot: u32) -> u64 {
+    /// The number of the job that has a slot; 0 if none has.
+    #[must_use]
+    pub fn job_key(&self, slot: u32) -> u64 {
         self.maps.jobs.get(slot, offset_of!(Job, key))
     }
 

@@ -3,7 +3,8 @@
 use std::io;
 
 use clawguard_common::{
-    ADDRESS, Called, ExactKey, Groups, NameData, RangeData, Rule, bound, group, policy as flags, protocol, rule, side, tag,
+    ADDRESS, Called, ExactKey, Groups, NameData, RangeData, Rule, bound, group, policy as flags, protocol, rule, side,
+    tag,
 };
 use policy::{Group, Policy, compile::NameRule, name::HostPattern};
 use sys::bpf::{self, RangeKey};

@@ -9,8 +9,8 @@ use std::{
 };
 
 use clawguard_common::{
-    ADDRESS, ExactKey, Groups, Job, Learned, LearnedKey, PolicyHead, RangeData, Reason, Rule, Stamp, Stamped, group, job,
-    policy as flags, protocol, rule, side, stamp, tag,
+    ADDRESS, ExactKey, Groups, Job, Learned, LearnedKey, PolicyHead, RangeData, Reason, Rule, Stamp, Stamped, group,
+    job, policy as flags, protocol, rule, side, stamp, tag,
 };
 use sys::{
     bpf::{self, RangeKey},

@@ -18,11 +18,13 @@ pub struct Names {
     pub per_second: u32,
     /// How many names below a wildcard a job may ask for in a minute.
     pub new_names_per_minute: u32,
+    /// The shortest that an answer is good, in seconds, whatever its resolver says.
+    pub ttl_floor_seconds: u32,
 }
 
 impl Default for Names {
     fn default() -> Self {
-        Self { resolvers: None, per_second: 100, new_names_per_minute: 60 }
+        Self { resolvers: None, per_second: 100, new_names_per_minute: 60, ttl_floor_seconds: 30 }
     }
 }
 
@@ -62,6 +64,7 @@ impl Names {
             resolvers: self.resolvers(),
             per_second: self.per_second,
             new_names_per_minute: self.new_names_per_minute,
+            ttl_floor_seconds: self.ttl_floor_seconds.max(1),
         }
     }
 }

@@ -78,6 +78,8 @@ pub(super) enum Step {
 pub(super) struct Guard<D> {
     daemon: Arc<D>,
     resolvers: Vec<SocketAddr>,
+    /// The shortest that addresses are good, in seconds.
+    ttl_floor: u32,
     rate: Mutex<Rate>,
     new_names: Mutex<NewNames>,
     cache: Mutex<Cache>,
@@ -93,6 +95,7 @@ impl<D: Daemon> Guard<D> {
         Self {
             daemon,
             resolvers: names.resolvers,
+            ttl_floor: names.ttl_floor_seconds,
             rate: Mutex::new(Rate::new(names.per_second)),
             new_names: Mutex::new(NewNames::new(names.new_names_per_minute)),
             cache: Mutex::new(Cache::new(MOST_KEPT.0, MOST_KEPT.1)),
@@ -219,11 +222,14 @@ impl<D: Daemon> Guard<D> {
     async fn resolve(&self, key: &Key) -> Found {
         let Some(_place) = self.upstream.take(key.job) else { return Found::Failed };
         match upstream::ask(&self.resolvers, &key.name, key.v6).await {
-            Some(answered) => Found::Known(Known {
-                addresses: answered.addresses.into(),
-                missing: answered.missing,
-                until: Instant::now() + Duration::from_secs(answered.ttl_seconds.into()),
-            }),
+            Some(answered) => {
+                let floor = if answered.addresses.is_empty() { 0 } else { self.ttl_floor };
+                Found::Known(Known {
+                    addresses: answered.addresses.into(),
+                    missing: answered.missing,
+                    until: Instant::now() + Duration::from_secs(answered.ttl_seconds.max(floor).into()),
+                })
+            }
             None => Found::Failed,
         }
     }

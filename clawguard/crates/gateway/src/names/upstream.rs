@@ -28,8 +28,8 @@ const LARGEST: u16 = 1232;
 const LONGEST_CHAIN: usize = 16;
 /// Addresses of one name that are kept.
 const MOST_ADDRESSES: usize = 48;
-/// Shortest and longest that addresses are good, in seconds.
-const ADDRESSES_GOOD: (u32, u32) = (30, 86_400);
+/// The longest that addresses are good, in seconds.
+const ADDRESSES_GOOD: u32 = 86_400;
 /// Shortest and longest that it is good that there are none, in seconds.
 const NONE_GOOD: (u32, u32) = (5, 300);
 
@@ -152,7 +152,7 @@ fn understand(message: &Message, query: &Query) -> Option<Answered> {
             }
         }
         if !addresses.is_empty() {
-            let ttl_seconds = ttl.clamp(ADDRESSES_GOOD.0, ADDRESSES_GOOD.1);
+            let ttl_seconds = ttl.min(ADDRESSES_GOOD);
             return Some(Answered { addresses, missing: false, ttl_seconds });
         }
         let Some((target, good)) = alias else {

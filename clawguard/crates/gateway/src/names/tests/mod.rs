@@ -211,7 +211,7 @@ impl Rig {
             learnt: Mutex::default(),
             learning: Semaphore::new(1_000_000),
         });
-        let names = Names { resolvers: resolvers.to_vec(), per_second, new_names_per_minute };
+        let names = Names { resolvers: resolvers.to_vec(), per_second, new_names_per_minute, ttl_floor_seconds: 30 };
         let sockets = Sockets::open().await.unwrap();
         tokio::spawn(super::serve(sockets, names, Arc::clone(&daemon)));
         let port = *listens.wait_for(|port| *port != 0).await.unwrap();

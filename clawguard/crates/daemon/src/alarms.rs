@@ -1,0 +1,222 @@
+//! Attempts to go around: told, counted, and answered as the contract wants.
+
+use claw::Hash;
+use clawguard_common::{Reason, protocol};
+use control::api::DecisionView;
+use evidence::chain::Kind;
+use fence::{AgentName, Decision, JobId, NameRefused};
+use policy::{
+    contract::OnBypass,
+    name::HostName,
+    names::{Suspect, model_port, suspect},
+    net,
+};
+use serde_json::json;
+use switch::Actor;
+use sys::clock;
+
+use crate::{core::Core, decisions::DNS};
+
+/// A name that was refused to a job, by the DNS guard or on a flow.
+pub(crate) struct NameDenied {
+    pub(crate) job: JobId,
+    pub(crate) agent: AgentName,
+    pub(crate) wpc: Hash,
+    pub(crate) name: String,
+    pub(crate) reason: Reason,
+    pub(crate) observed: bool,
+    /// What it looks like, where nothing is known of it.
+    pub(crate) suspected: Option<&'static str>,
+    /// The type of the record that was asked for.
+    pub(crate) asked: u16,
+}
+
+impl Core {
+    /// The kind of bypass that a decision of the kernel's is, if it is one. Names on flows are told apart from this, one by one.
+    fn kind(&self, decision: &Decision) -> Option<&'static str> {
+        let remote = &decision.key.remote;
+        let runtime = || remote.protocol == protocol::TCP && model_port(remote.port).is_some();
+        let server = || {
+            let place = (net::ip(remote.addr), remote.port);
+            self.facts.mcp_servers.iter().filter_map(|server| server.endpoint.as_ref()).any(|(name, port)| {
+                *port == place.1 && self.facts.hosts.get(name).is_some_and(|addresses| addresses.contains(&place.0))
+            })
+        };
+        match decision.reason() {
+            Reason::ModelDirect => Some("model_direct"),
+            Reason::McpDirect => Some("mcp_direct"),
+            Reason::RawSocket => Some("raw_socket"),
+            Reason::ForeignSocket => Some("imported_socket"),
+            Reason::Dns => Some("dns"),
+            Reason::Quic => Some("quic"),
+            // A model that runs on this host, or in its network.
+            Reason::Loopback | Reason::SpecialRange if runtime() => Some("model_direct"),
+            Reason::Loopback | Reason::SpecialRange | Reason::NotInContract if server() => Some("mcp_direct"),
+            _ => None,
+        }
+    }
+
+    /// Counts attempts to go around, logs the first of each kind in an interval, and does what the contract wants then.
+    pub(crate) fn alarm(&mut self, decision: &Decision, count: u64) {
+        let Some(kind) = self.kind(decision) else { return };
+        let Some(agent) = self.named(decision).agent else { return };
+        self.counters.alert(&agent, kind, count);
+        if count == 1 && decision.count.count == 1 {
+            let mut view = self.view(decision);
+            view.uid = decision.count.uid;
+            self.sound(kind, &view, decision.count.cgroup, None);
+            let hash = self.serials.get(&decision.key.serial).copied();
+            if !decision.observed() {
+                self.react(kind, &agent, hash);
+            }
+        }
+    }
+
+    /// Tells of an attempt, in the log and in the audit chain.
+    fn sound(&mut self, kind: &str, view: &DecisionView, cgroup: u64, suspected: Option<&str>) {
+        tracing::warn!(
+            kind,
+            job = view.job,
+            remote = view.remote,
+            name = view.name,
+            pid = view.pid,
+            command = view.command,
+            "bypass attempt"
+        );
+        let body = json!({ "kind": kind, "job": view.job, "agent": view.agent, "remote": view.remote, "name": view.name,
+            "protocol": view.protocol, "pid": view.pid, "uid": view.uid, "command": view.command, "cgroup_id": cgroup,
+            "wpc_hash": view.wpc_hash, "reason": view.reason, "verdict": view.verdict, "suspected": suspected });
+        self.note(Kind::Alert, body);
+    }
+
+    /// A name that was refused when a job asked for it.
+    pub(crate) fn name_denied(&mut self, denied: &NameDenied) {
+        let at = Self::wall(clock::boot_ns());
+        let mut view = DecisionView {
+            id: 0,
+            at: at.clone(),
+            last_at: at,
+            verdict: if denied.observed { "observed" } else { "denied" }.into(),
+            reason: denied.reason.label().into(),
+            count: 1,
+            hook: DNS.into(),
+            agent: denied.agent.to_string(),
+            job: denied.job.to_string(),
+            protocol: format!("dns type {}", denied.asked),
+            remote: String::new(),
+            pid: 0,
+            uid: 0,
+            command: String::new(),
+            wpc_hash: Some(denied.wpc.to_string()),
+            rule: None,
+            name: denied.name.clone(),
+            sentence: String::new(),
+        };
+        view.sentence = self.sentence(&view, denied.reason, None);
+        let kind = match denied.reason {
+            Reason::ModelDirect => Some("model_direct"),
+            Reason::McpDirect => Some("mcp_direct"),
+            Reason::Dns => Some("dns"),
+            _ => None,
+        };
+        if let Some(kind) = kind {
+            self.counters.alert(&denied.agent, kind, 1);
+        }
+        if !self.recent.is_news(&view) {
+            return;
+        }
+        self.deny_file(&view);
+        self.follow(&view);
+        self.recent.push_name(view.clone());
+        let cgroup = self.jobs.get(&denied.job).map_or(0, |job| job.enrolled.cgroup);
+        match (kind, denied.suspected) {
+            (Some(kind), _) => {
+                self.sound(kind, &view, cgroup, None);
+                if !denied.observed {
+                    self.react(kind, &denied.agent.clone(), Some(denied.wpc));
+                }
+            }
+            (None, Some(suspected)) => {
+                tracing::warn!(job = view.job, name = view.name, suspected, "a refused name looks like a way around");
+            }
+            (None, None) => {}
+        }
+    }
+
+    /// A flow that was refused for the name that it called for, or for calling for none.
+    pub(crate) fn flow_named(&mut self, refused: &NameRefused) {
+        let decision = &refused.decision;
+        let mut view = self.view(decision);
+        view.name.clone_from(&refused.name);
+        let name = refused.name.parse::<HostName>().ok();
+        let what = name.and_then(|name| suspect(&name, &self.facts));
+        let kind = match (what, decision.reason()) {
+            (Some(Suspect::Model), _) | (_, Reason::ModelDirect) => "model_direct",
+            (Some(Suspect::Mcp), _) | (_, Reason::McpDirect) => "mcp_direct",
+            (Some(Suspect::Resolver), _) | (_, Reason::Dns) => "dns",
+            (_, Reason::Ech) => "ech",
+            (_, Reason::SniMismatch) => "sni_mismatch",
+            _ => "no_sni",
+        };
+        let suspected = match what {
+            Some(Suspect::LikelyModel) => Some("model"),
+            Some(Suspect::LikelyMcp) => Some("mcp"),
+            _ => None,
+        };
+        view.sentence = self.sentence(&view, decision.reason(), None);
+        // What waits for an answer that will not come learns it at once.
+        if !decision.observed() {
+            match self.fence.sever_socket(refused.netns, refused.cookie) {
+                Ok(severed) => self.counters.sockets_destroyed.inc_by(severed.destroyed as u64),
+                Err(error) => tracing::warn!(%error, "a refused connection is not ended; it may send nothing"),
+            }
+        }
+        let named = self.named(decision);
+        let Some(agent) = named.agent else { return };
+        self.counters.alert(&agent, kind, 1);
+        if !self.recent.is_news(&view) {
+            return;
+        }
+        self.deny_file(&view);
+        self.follow(&view);
+        self.recent.push_name(view.clone());
+        let cgroup = named.job.and_then(|job| self.jobs.get(&job)).map_or(0, |job| job.enrolled.cgroup);
+        self.sound(kind, &view, cgroup, suspected);
+        if !decision.observed() {
+            let hash = self.serials.get(&decision.key.serial).copied();
+            self.react(kind, &agent, hash);
+        }
+    }
+
+    /// What the contract wants done when the agent tries another way to a model.
+    fn react(&mut self, kind: &str, agent: &AgentName, hash: Option<Hash>) {
+        if kind != "model_direct" {
+            return;
+        }
+        let wanted = hash.and_then(|hash| self.contracts.get(&hash)).map(|contract| contract.on_bypass);
+        let groups: &[&str] = match wanted {
+            Some(OnBypass::ReadOnly) => &["class:write", "class:irreversible"],
+            Some(OnBypass::Halt) => &["all"],
+            Some(OnBypass::Alert) | None => return,
+        };
+        for group in groups {
+            let whose = switch::Whose::Agent(agent.clone());
+            let known = group.parse().is_ok_and(|group| self.switch.killed(&group, &whose).is_some());
+            if known {
+                continue;
+            }
+            let actor = Actor { channel: "on_bypass".into(), uid: None, pid: None, executable: None, cgroup: None };
+            let body = control::api::FlipBody {
+                reason: "the agent tried another way to a model".into(),
+                agent: Some(agent.to_string()),
+                job: None,
+            };
+            match self.kill(group, &body, actor, std::time::Instant::now()) {
+                Ok((_, ticket)) => drop(ticket),
+                Err(error) => {
+                    tracing::error!(%agent, group, message = error.message, "on_bypass could not be carried out");
+                }
+            }
+        }
+    }
+}
