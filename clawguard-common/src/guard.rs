@@ -17,6 +17,16 @@ pub const fn address(job: u32) -> Addr {
     Addr::from_v4(u32::from_ne_bytes([NET[0], NET[1], high, low]))
 }
 
+/// Where in the table of callers a socket's port stands: IPv6 has one loopback address only, so there the port tells who asks.
+#[inline(always)]
+#[must_use]
+pub const fn caller(port: u16, udp: bool) -> u32 {
+    port as u32 | (udp as u32) << 16
+}
+
+/// How many callers there can be.
+pub const MAX_CALLERS: u32 = 2 << 16;
+
 /// The job for which an address is the guard's.
 #[inline(always)]
 #[must_use]

@@ -102,6 +102,13 @@ impl Reader {
         *self = Self { at: self.end as u32, seen: seen::AGAIN, ..Self::default() };
     }
 
+    /// Whether the first `have` bytes end inside a name, of which some are there.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_inside_name(&self, have: u32) -> bool {
+        self.next == next::NAME && have > self.at
+    }
+
     /// Takes one step through the first `have` bytes.
     #[inline(always)]
     pub fn step(&mut self, bytes: &[u8; GREETING_BUFFER], have: u32) -> Step {

@@ -15,28 +15,37 @@ use crate::{
 /// and a way to it from this socket.
 #[inline(always)]
 pub(crate) fn redirect(ctx: &SockAddrContext, stamp: &mut Stamp, hook: Hook) -> bool {
-    stamp.resolver.port = 0;
+    let Some(host) = HOST.get(0) else { return false };
     // SAFETY: the verifier knows the context.
-    if unsafe { (*ctx.sock_addr).user_port } as u16 != guard::DNS_PORT.to_be() {
+    let port = u16::from_be(unsafe { (*ctx.sock_addr).user_port } as u16);
+    if port != guard::DNS_PORT {
+        // What was sent to the guard once comes here again, where an IPv6 socket sends over IPv4.
+        if u64::from(port) != host.guard_port {
+            stamp.resolver.port = 0;
+        }
         return true;
     }
-    let Some(host) = HOST.get(0) else { return false };
+    stamp.resolver.port = 0;
     if JOBS.get(stamp.job).is_some_and(|job| job.flags & (job::GATEWAY | job::CANARY) != 0) {
         return true;
     }
     let port = host.guard_port as u16;
-    // A datagram of an IPv6 socket cannot be sent to an IPv4 address from here.
-    if port == 0 || matches!(hook, Hook::Sendmsg6) {
+    if port == 0 {
         return false;
     }
-    let to = guard::address(stamp.job);
-    stamp.resolver.addr = destination(ctx, hook);
+    let meant = destination(ctx, hook);
+    // A datagram of an IPv6 socket cannot be sent to an IPv4 address from here, nor can a socket that is for IPv6 alone connect to
+    // one.
+    let v4 = matches!(hook, Hook::Connect4 | Hook::Sendmsg4);
+    let to = if v4 || meant.is_v4() { guard::address(stamp.job) } else { Addr::LOOPBACK6 };
+    stamp.resolver.addr = meant;
     stamp.resolver.port = guard::DNS_PORT;
     // SAFETY: the verifier knows the context, and which of its words this kind of hook may write.
     unsafe {
-        match hook {
-            Hook::Connect6 => write6(ctx.sock_addr, to),
-            _ => (*ctx.sock_addr).user_ip4 = to.0[3],
+        if v4 {
+            (*ctx.sock_addr).user_ip4 = to.0[3];
+        } else {
+            write6(ctx.sock_addr, to);
         }
         (*ctx.sock_addr).user_port = u32::from(port.to_be());
     }
@@ -82,9 +91,12 @@ fn meant(ctx: &SockAddrContext, from: impl FnOnce() -> Addr) -> Option<&'static 
     let host = HOST.get(0)?;
     // SAFETY: the verifier knows the context.
     let port = u16::from_be(unsafe { (*ctx.sock_addr).user_port } as u16);
-    let from_guard =
-        stamp.resolver.port != 0 && u64::from(port) == host.guard_port && from().0[3] == guard::address(stamp.job).0[3];
-    if from_guard { Some(stamp) } else { None }
+    if stamp.resolver.port == 0 || u64::from(port) != host.guard_port {
+        return None;
+    }
+    let last = from().0[3];
+    let guards = last == Addr::LOOPBACK6.0[3] || last == guard::address(stamp.job).0[3];
+    if guards { Some(stamp) } else { None }
 }
 
 #[inline(always)]

@@ -11,7 +11,7 @@ use aya_ebpf::{
 use clawguard_common::{
     Agent, Cgroup, DecisionCount, DecisionKey, EVENT_RING_BYTES, Event, ExactKey, Greeting, Host, Job, Learned,
     LearnedKey, MAX_AGENTS, MAX_CGROUPS, MAX_DECISIONS, MAX_JOBS, MAX_LEARNED, MAX_POLICIES, NameData, PolicyHead,
-    REASONS, RangeData, Rule, Stamp, Talk, lost,
+    REASONS, RangeData, Rule, Stamp, Talk, guard, lost,
 };
 
 const MAPPED: usize = BPF_F_MMAPABLE as usize;
@@ -57,6 +57,10 @@ pub(crate) static NAMES: ArrayOfMaps<Names, { MAX_POLICIES as usize }> = ArrayOf
 #[btf_map]
 pub(crate) static LEARNED: HashMap<LearnedKey, Learned, { MAX_LEARNED as usize }, { BPF_F_NO_PREALLOC as usize }> =
     HashMap::new();
+
+/// Which job asked last from each port of `::1`.
+#[btf_map]
+pub(crate) static CALLERS: Array<u64, { guard::MAX_CALLERS as usize }> = Array::new();
 
 /// The interval's decisions: one map, which userspace swaps for an empty one to read it.
 #[btf_map]

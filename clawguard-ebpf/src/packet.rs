@@ -11,7 +11,7 @@ use crate::{
     maps::{HOST, JOBS, STAMPS, TALKS},
     record::{announce_name, settle},
     socket::Ends,
-    tls,
+    tls::{self, Heard},
     verdict::{ANY_KEY, By, Flowing, Owner, Verdict, forget, judge, refused},
 };
 
@@ -104,13 +104,16 @@ unsafe fn judged(skb: *mut __sk_buff, socket: *mut c_void, stamp: *mut Stamp, mu
     if !known || !forget(verdict) {
         verdict.reason = Reason::Internal;
     }
-    let mut news = false;
+    let mut heard = Heard::Judged;
     if outgoing && verdict.allows() && verdict.flags as u8 & rule::TLS != 0 {
         // SAFETY: the socket is not null.
-        news = tls::conclude(verdict, unsafe { TALKS.get(socket) }, hook);
+        heard = tls::conclude(verdict, unsafe { TALKS.get(socket) }, hook);
         if stamp.flags & stamp::GREETED == 0 {
             generation = flow::HELD;
         }
+    }
+    if heard == Heard::Nothing {
+        return DENY;
     }
     if tcp && stamp.flags & stamp::DEAD != 0 {
         verdict.reason = Reason::Killed;
@@ -130,7 +133,7 @@ unsafe fn judged(skb: *mut __sk_buff, socket: *mut c_void, stamp: *mut Stamp, mu
         _ => {}
     }
     let passes = settle(verdict, hook, remote);
-    if news {
+    if heard == Heard::News {
         // SAFETY: the socket is not null.
         unsafe { announce_name(verdict, hook, remote, skb, socket) };
     }

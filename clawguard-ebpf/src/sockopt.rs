@@ -57,12 +57,14 @@ const fn refused_v6(option: i32) -> bool {
 }
 
 /// Socket options at level `SOL_SOCKET` (include/uapi/asm-generic/socket.h): another device may have another host at an
-/// allowed address, and what waits in a queue after the egress hook goes out after a kill.
+/// allowed address, what waits in a queue after the egress hook goes out after a kill, and what is sent without being copied may
+/// change after it was judged.
 const fn refused_socket(option: i32) -> bool {
     matches!(
         option,
         25     // SO_BINDTODEVICE
         | 47   // SO_MAX_PACING_RATE
+        | 60   // SO_ZEROCOPY
         | 61   // SO_TXTIME
         | 62 // SO_BINDTOIFINDEX
     )

@@ -17,7 +17,7 @@ use aya_ebpf::{
 use clawguard_common::{
     Addr, Called, Endpoint, Greeting, Groups, Hook, NO_RULE, NameData, Reason, Stamp, Talk, greeting,
     hello::{AGAIN_RANDOM, ANSWER_RANDOM, GREETING_CHUNK, LONGEST_HELLO, MOST_STEPS, Reader, Step, name_byte, seen},
-    protocol, rule, stamp,
+    job, protocol, rule, stamp,
 };
 
 use crate::{
@@ -27,6 +27,8 @@ use crate::{
 };
 
 const ALLOWED: u32 = Reason::Allowed as u32;
+/// Stands where a [`Reason`] stands otherwise: nothing can be said of the packet yet, and it does not leave.
+const HOLD: u32 = 0x200;
 const ETH_P_IP: u16 = 0x0800;
 /// A TLS record's kind (RFC 8446 section 5.1).
 const HANDSHAKE: u8 = 22;
@@ -106,29 +108,43 @@ pub(crate) unsafe fn begin(socket: *mut c_void, tls: bool) -> bool {
     }
 }
 
-/// Takes what a TLS flow has said into the verdict on its address. Answers whether it is refused for the first time.
+/// What a packet of a TLS flow came to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Heard {
+    /// It was judged.
+    Judged,
+    /// It was judged, and the flow is refused here for the first time.
+    News,
+    /// It ends inside a name, or comes after one that did. It is not sent; TCP sends it again, together with more.
+    Nothing,
+}
+
+/// Takes what a TLS flow has said into the verdict on its address.
 #[inline(always)]
-pub(crate) fn conclude(verdict: &mut Verdict, talk: Option<&'static mut Talk>, hook: Hook) -> bool {
+pub(crate) fn conclude(verdict: &mut Verdict, talk: Option<&'static mut Talk>, hook: Hook) -> Heard {
     let Some(talk) = talk else {
         // It began under a contract that did not ask for TLS.
         verdict.reason = Reason::NotTls;
-        return false;
+        return Heard::Judged;
     };
     let reason = if matches!(hook, Hook::Egress) { talk.sent } else { talk.received };
     verdict.groups.add(&talk.groups);
     if talk.rule != NO_RULE {
         verdict.rule = talk.rule;
     }
+    if reason == HOLD {
+        return Heard::Nothing;
+    }
     if reason != ALLOWED {
         verdict.reason = Reason::from_number(reason as u8).unwrap_or(Reason::Internal);
         let news = talk.news != 0;
         talk.news = 0;
-        return news;
+        return if news { Heard::News } else { Heard::Judged };
     }
     if is_killed(verdict) {
         verdict.reason = Reason::Killed;
     }
-    false
+    Heard::Judged
 }
 
 /// Judges what a TLS flow sends; the verdict stands in its [`Talk`].
@@ -172,6 +188,8 @@ unsafe fn hear(skb: *mut __sk_buff, socket: *mut c_void, stamp: &mut Stamp, talk
     if talk.called.prefix != 0 {
         let reason = allows(stamp.job, talk, &segment.remote);
         if reason != ALLOWED {
+            // Another contract is in force.
+            talk.news |= u64::from(talk.sent == ALLOWED);
             return reason;
         }
     }
@@ -187,6 +205,10 @@ unsafe fn hear(skb: *mut __sk_buff, socket: *mut c_void, stamp: &mut Stamp, talk
     }
     // SAFETY: as above.
     let reason = unsafe { judge(skb, &segment, greeting, talk, stamp.job) };
+    if reason == HOLD {
+        let observed = JOBS.get(stamp.job).is_some_and(|job| job.flags & job::OBSERVE != 0);
+        return if observed { ALLOWED } else { HOLD };
+    }
     if reason != ALLOWED {
         greeting.have = reason;
         greeting.stage = greeting::REFUSED;
@@ -228,9 +250,13 @@ unsafe fn judge(skb: *mut __sk_buff, segment: &Segment, greeting: &mut Greeting,
     if offset >= have && answered {
         return ALLOWED;
     }
-    // A gap, which only what was refused leaves; and an urgent byte, which the other end takes out of the stream.
-    if offset > have || have > LONGEST_HELLO as u32 || segment.flags & URG != 0 {
+    // An urgent byte is one that the other end takes out of the stream.
+    if have > LONGEST_HELLO as u32 || segment.flags & URG != 0 {
         return refused;
+    }
+    // A gap, which what was not sent leaves.
+    if offset > have {
+        return if greeting.stage == greeting::SENT { refused } else { HOLD };
     }
     let known = have - offset;
     let again = if segment.length < known { segment.length } else { known };
@@ -256,6 +282,11 @@ unsafe fn judge(skb: *mut __sk_buff, segment: &Segment, greeting: &mut Greeting,
         return Reason::Ech as u32;
     }
     match end {
+        Walk::WAIT if greeting.reader.is_inside_name(greeting.have) => {
+            // Not even the beginning of a name leaves before all of it is judged.
+            greeting.have = greeting.reader.at;
+            HOLD
+        }
         Walk::WAIT => ALLOWED,
         Walk::DONE if seen & seen::NAME == 0 => Reason::NoSni as u32,
         // More than a ClientHello, before the server has answered.

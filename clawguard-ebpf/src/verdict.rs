@@ -4,12 +4,12 @@ use core::{ffi::c_void, mem::MaybeUninit, ptr};
 
 use aya_ebpf::helpers::generated::{bpf_ktime_get_boot_ns, bpf_probe_read_kernel};
 use clawguard_common::{
-    ADDRESS, Endpoint, ExactKey, Groups, Hook, Host, JOB_NONE, Job, LearnedKey, NO_RULE, PolicyHead, RangeData, Reason,
-    Rule, bound, group, guard, job, policy, protocol, side, tag,
+    ADDRESS, Addr, Endpoint, ExactKey, Groups, Hook, Host, JOB_NONE, Job, LearnedKey, NO_RULE, PolicyHead, RangeData,
+    Reason, Rule, bound, group, guard, job, policy, protocol, side, tag,
 };
 
 use crate::{
-    maps::{AGENTS, EXACT, HOST, JOBS, LEARNED, POLICIES, RANGES},
+    maps::{AGENTS, CALLERS, EXACT, HOST, JOBS, LEARNED, POLICIES, RANGES},
     record::settle,
     socket::{Ends, peer},
 };
@@ -245,9 +245,20 @@ fn own_peer(verdict: &Verdict, host: &Host, flow: &Flowing) -> u64 {
     {
         return if job == verdict.job { host.guard_key } else { 0 };
     }
+    let udp = flow.remote.protocol == protocol::UDP;
     if verdict.job_key == host.guard_key && u64::from(flow.local_port) == host.guard_port {
+        if flow.remote.addr == Addr::LOOPBACK6 {
+            return CALLERS.get(guard::caller(flow.remote.port, udp)).map_or(0, |key| *key);
+        }
         let asker = guard::job(flow.ends.local).and_then(|slot| JOBS.get(slot));
         return asker.map_or(0, |job| job.key);
+    }
+    if u64::from(flow.remote.port) == host.guard_port && flow.remote.addr == Addr::LOOPBACK6 {
+        // Before the packet that it is for arrives.
+        let Some(caller) = CALLERS.get_ptr_mut(guard::caller(flow.local_port, udp)) else { return 0 };
+        // SAFETY: one word of a map that lives as long as the program runs.
+        unsafe { caller.write_volatile(verdict.job_key) };
+        return host.guard_key;
     }
     verdict.job_key
 }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use nix::{
-    mount::{MsFlags, mount},
+    mount::{MntFlags, MsFlags, mount, umount2},
     sched::{CloneFlags, unshare},
 };
 
@@ -61,6 +61,8 @@ pub(crate) fn files(directory: &Path) {
         fs::write(&own, text).unwrap();
         // The file itself, where the path is only a link to it.
         let at = fs::canonicalize(path).unwrap_or_else(|error| panic!("{path}: {error}: please make it, even empty"));
+        // What an earlier world of this thread put there is gone with it, and nothing can be put over that.
+        let _ = umount2(&at, MntFlags::MNT_DETACH);
         mount(Some(&own), &at, None::<&str>, MsFlags::MS_BIND, None::<&str>).unwrap();
     }
     // A cache would ask from outside the world.

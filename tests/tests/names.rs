@@ -150,9 +150,18 @@ fn another_name_does_not_exist_and_no_question_for_it_leaves() {
     assert_eq!(world.agent("a", Nobody, &["names", "look-up", "evil.example"]).ok().out, "none");
     assert_eq!((world.far.asked_at_all(), world.far.traffic()), (0, 0));
     let denied = world.json(&["explain"]);
-    let reasons: Vec<&str> = denied.as_array().unwrap().iter().map(|d| d["reason"].as_str().unwrap()).collect();
-    assert!(!reasons.is_empty() && reasons.iter().all(|reason| *reason == "dns"), "{denied}");
-    assert!(world.metric("clawguard_bypass_alerts_total{agent=\"a\",kind=\"dns\"}") > 0.0);
+    let denied = denied.as_array().unwrap();
+    let of = |name: &str| denied.iter().find(|decision| decision["name"] == name).unwrap();
+    for name in ["evil.example", "secret.crm.example"] {
+        assert_eq!((of(name)["reason"].as_str(), of(name)["hook"].as_str()), (Some("not_in_contract"), Some("dns")));
+    }
+    let sentence = of("evil.example")["sentence"].as_str().unwrap();
+    assert!(
+        sentence.contains("asked for the name evil.example") && sentence.contains("no rule of contract"),
+        "{sentence}"
+    );
+    // Whoever only asks for what it may not have goes around nothing.
+    assert_eq!(world.metric("clawguard_bypass_alerts_total{agent=\"a\",kind=\"dns\"}"), 0.0);
 }
 
 #[test]

@@ -180,6 +180,6 @@ fn drop_in(context: &Context, places: &Places, agent: &AgentName, arguments: &Ar
          ProtectControlGroups=yes\nProtectKernelTunables=yes\nProtectKernelModules=yes\nInaccessiblePaths=-/sys/fs/bpf\n\
          RestrictSUIDSGID=yes\nSystemCallArchitectures=native\nSystemCallErrorNumber=EPERM\n\
          SystemCallFilter=~io_uring_setup io_uring_enter io_uring_register pidfd_getfd bpf add_key request_key keyctl ptrace process_vm_readv \
-         process_vm_writev\n"
+         process_vm_writev sendfile:EINVAL splice:EINVAL vmsplice:EINVAL\n"
     )
 }

@@ -52,6 +52,13 @@ pub enum Ask {
         /// Of UDP and of TCP.
         port: u16,
     },
+    /// Which job asks from a port of `::1`.
+    Caller {
+        /// The port.
+        port: u16,
+        /// UDP instead of TCP.
+        udp: bool,
+    },
     /// Whether a job may know a name.
     Name {
         /// Slot of the job, as the kernel told it.
@@ -104,6 +111,8 @@ pub enum Told {
     Noted,
     /// What becomes of a name.
     Named(Named),
+    /// Slot of the job that asks; `None` for nobody's question.
+    Caller(Option<u32>),
 }
 
 /// What the DNS guard needs to know.

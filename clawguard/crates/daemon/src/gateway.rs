@@ -332,6 +332,7 @@ fn tell(shared: &Shared, ask: Ask) -> Told {
             shared.lock().guard_listens(port);
             Told::Noted
         }
+        Ask::Caller { port, udp } => Told::Caller(shared.lock().fence.caller(port, udp)),
         Ask::Name { job, name, kind } => Told::Named(shared.lock().name_asked(job, &name, kind)),
         Ask::Learn { job, name, addresses, ttl_seconds } => {
             Told::Named(shared.lock().name_learned(job, &name, &addresses, ttl_seconds))

@@ -9,7 +9,7 @@ use aya::{
 use clawguard_common::{
     Agent, Called, Cgroup, DecisionCount, DecisionKey, EVENT_RING_BYTES, ExactKey, Greeting, Groups, Host, Job,
     Learned, LearnedKey, MAX_AGENTS, MAX_CGROUPS, MAX_DECISIONS, MAX_JOBS, MAX_LEARNED, MAX_POLICIES, PolicyHead,
-    REASONS, RangeData, Rule, Stamp, Talk, lost,
+    REASONS, RangeData, Rule, Stamp, Talk, guard, lost,
 };
 use sys::{
     bpf::{self, MapShape},
@@ -35,7 +35,7 @@ const fn shape(kind: u32, key_size: usize, value_size: usize, max_entries: u32, 
 }
 
 /// What the maps of this ABI look like, by name: what a pin is compared with before it is used again.
-pub(crate) const SHAPES: [(&str, MapShape); 16] = [
+pub(crate) const SHAPES: [(&str, MapShape); 17] = [
     ("HOST", shape(ARRAY, 4, size_of::<Host>(), 1, F_MMAPABLE)),
     ("AGENTS", shape(ARRAY, 4, size_of::<Agent>(), MAX_AGENTS, F_MMAPABLE)),
     ("JOBS", shape(ARRAY, 4, size_of::<Job>(), MAX_JOBS, F_MMAPABLE)),
@@ -45,6 +45,7 @@ pub(crate) const SHAPES: [(&str, MapShape); 16] = [
     ("RANGES", shape(ARRAY_OF_MAPS, 4, 4, MAX_POLICIES, 0)),
     ("NAMES", shape(ARRAY_OF_MAPS, 4, 4, MAX_POLICIES, 0)),
     ("LEARNED", shape(HASH, size_of::<LearnedKey>(), size_of::<Learned>(), MAX_LEARNED, F_NO_PREALLOC)),
+    ("CALLERS", shape(ARRAY, 4, 8, guard::MAX_CALLERS, 0)),
     ("DECISIONS", shape(ARRAY_OF_MAPS, 4, 4, 1, 0)),
     ("TOTALS", shape(PERCPU_ARRAY, 4, 8, MAX_AGENTS * REASONS as u32 * 2, 0)),
     ("LOST", shape(PERCPU_ARRAY, 4, 8, lost::COUNT, 0)),
@@ -135,6 +136,7 @@ pub(crate) struct Maps {
     pub(crate) ranges: MapData,
     pub(crate) names: MapData,
     pub(crate) learned: MapData,
+    pub(crate) callers: MapData,
     pub(crate) decisions: MapData,
     pub(crate) totals: MapData,
     pub(crate) lost: MapData,
@@ -167,6 +169,7 @@ impl Maps {
             ranges: take("RANGES")?,
             names: take("NAMES")?,
             learned: take("LEARNED")?,
+            callers: take("CALLERS")?,
             decisions: take("DECISIONS")?,
             totals: take("TOTALS")?,
             lost: take("LOST")?,

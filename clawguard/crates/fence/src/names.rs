@@ -8,7 +8,7 @@ use std::{
 use claw::Hash;
 use clawguard_common::{
     ADDRESS, Addr, ExactKey, Groups, Host, Learned, LearnedKey, NO_RULE, NameEvent, PolicyHead, Reason, Rule, bound,
-    protocol, side, tag,
+    guard, protocol, side, tag,
 };
 use policy::compile::NameRule;
 use sys::bpf;
@@ -177,6 +177,13 @@ impl Fence {
         host.set(0, offset_of!(Host, guard_key), key);
         host.set(0, offset_of!(Host, guard_port), u64::from(port));
         self.raise_generation();
+    }
+
+    /// The slot of the job that asked last from a port of `::1`.
+    #[must_use]
+    pub fn caller(&self, port: u16, udp: bool) -> Option<u32> {
+        let key: u64 = bpf::map_lookup(self.maps.callers.fd(), &guard::caller(port, udp)).ok().flatten()?;
+        self.jobs_in_slots().find(|slot| key != 0 && self.job_key(*slot) == key)
     }
 
     /// Ends one socket.

@@ -8,7 +8,7 @@
 use std::io;
 
 use libc::{
-    AF_INET, AF_INET6, AF_NETLINK, AF_UNIX, EAFNOSUPPORT, ENOSYS, EPERM, SECCOMP_RET_ALLOW, SECCOMP_RET_ERRNO,
+    AF_INET, AF_INET6, AF_NETLINK, AF_UNIX, EAFNOSUPPORT, EINVAL, ENOSYS, EPERM, SECCOMP_RET_ALLOW, SECCOMP_RET_ERRNO,
     SECCOMP_RET_KILL_PROCESS, sock_filter, sock_fprog,
 };
 
@@ -119,6 +119,11 @@ fn program(unix_sockets: bool) -> Vec<sock_filter> {
     for number in [libc::SYS_add_key, libc::SYS_request_key, libc::SYS_keyctl] {
         filter.refuse(number, EPERM);
     }
+    // What they send is a page that its owner may still rewrite, after it was judged. Programs copy themselves when the kernel
+    // says that it cannot do it for these files.
+    for number in [libc::SYS_sendfile, libc::SYS_splice, libc::SYS_vmsplice] {
+        filter.refuse(number, EINVAL);
+    }
     // Typing into the operator's terminal (CVE-2017-5226 and its kin). Only the low half counts: that is what the
     // kernel compares.
     filter.on(
@@ -223,6 +228,13 @@ mod tests {
         assert_eq!(call(true, libc::SYS_socketpair, [AF_INET as u64, 1, 0, 0, 0, 0]), errno(EAFNOSUPPORT));
         assert_eq!(call(true, libc::SYS_io_uring_setup, [0; 6]), errno(ENOSYS));
         assert_eq!(call(true, libc::SYS_pidfd_getfd, [0; 6]), errno(EPERM));
+    }
+
+    #[test]
+    fn no_page_is_sent_that_can_still_be_rewritten() {
+        for number in [libc::SYS_sendfile, libc::SYS_splice, libc::SYS_vmsplice] {
+            assert_eq!(call(true, number, [0; 6]), errno(EINVAL));
+        }
     }
 
     #[test]

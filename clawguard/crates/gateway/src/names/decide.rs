@@ -252,6 +252,14 @@ impl<D: Daemon> Guard<D> {
         }
     }
 
+    /// Which job asks from a port of `::1`; none if the daemon does not say so in time.
+    pub(super) async fn caller(&self, port: u16, udp: bool) -> Option<u32> {
+        match timeout(PATIENCE, self.daemon.ask(Ask::Caller { port, udp })).await {
+            Ok(Ok(Told::Caller(job))) => job,
+            _ => None,
+        }
+    }
+
     /// Asks about a name; what does not come, or does not come in time, has failed.
     async fn ask(&self, ask: Ask) -> Named {
         match timeout(PATIENCE, self.daemon.ask(ask)).await {

@@ -11,12 +11,12 @@ mod tests;
 mod tunnel;
 mod upstream;
 
-use std::{io, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use control::channel::{Ask, Names, Told};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpStream, UdpSocket},
     task::yield_now,
     time::{sleep, timeout},
 };
@@ -25,7 +25,7 @@ pub(crate) use self::{decide::Daemon, socket::Sockets};
 use self::{
     decide::{Guard, Step},
     rate::Places,
-    socket::{Udp, job, met_at},
+    socket::{Back, Udp, job, met_at},
 };
 
 /// Connections, of all jobs and of one.
@@ -39,7 +39,7 @@ const AT_ONCE: u32 = 32;
 
 /// Answers jobs for ever, once the daemon knows where.
 pub(crate) async fn serve<D: Daemon>(sockets: Sockets, names: Names, daemon: Arc<D>) -> io::Result<()> {
-    let Sockets { udp, tcp, port } = sockets;
+    let Sockets { udp, tcp, v6, port } = sockets;
     match daemon.ask(Ask::Guard { port }).await? {
         Told::Noted => {}
         _ => return Err(io::ErrorKind::InvalidData.into()),
@@ -49,9 +49,22 @@ pub(crate) async fn serve<D: Daemon>(sockets: Sockets, names: Names, daemon: Arc
     }
     tracing::info!(port, "answering names");
     let guard = Arc::new(Guard::new(names, daemon));
+    let places = Arc::new(Places::new(MOST_CONNECTIONS.0, MOST_CONNECTIONS.1));
+    let over_v6 = async {
+        match v6 {
+            Some((udp, tcp)) => {
+                tokio::select! {
+                    () = serve_udp6(Arc::clone(&guard), Arc::new(udp)) => {}
+                    () = serve_tcp(Arc::clone(&guard), tcp, Arc::clone(&places)) => {}
+                }
+            }
+            None => std::future::pending().await,
+        }
+    };
     tokio::select! {
         () = serve_udp(Arc::clone(&guard), Arc::new(udp)) => {}
-        () = serve_tcp(Arc::clone(&guard), tcp) => {}
+        () = serve_tcp(Arc::clone(&guard), tcp, Arc::clone(&places)) => {}
+        () = over_v6 => {}
         () = guard.tell_excess() => {}
     }
     Ok(())
@@ -78,33 +91,57 @@ async fn serve_udp<D: Daemon>(guard: Arc<Guard<D>>, udp: Arc<Udp>) {
             strays.count();
             continue;
         };
-        // An answer that cannot be sent at once is lost, as datagrams are; the job asks again.
-        match guard.receive(job, &buffer[..length]) {
-            Step::Drop => {}
-            Step::Error(answer) => drop(udp.try_send(&answer, ends)),
-            Step::Settled(question, reply) => {
-                if let Some(answer) = question.answer(&reply, question.room()) {
-                    drop(udp.try_send(&answer, ends));
-                }
+        judge(&guard, job, &buffer[..length], Back::V4(Arc::clone(&udp), ends));
+    }
+}
+
+/// The same at `::1`: one after the other, because the daemon is asked whose each question is.
+async fn serve_udp6<D: Daemon>(guard: Arc<Guard<D>>, udp: Arc<UdpSocket>) {
+    let mut buffer = vec![0; LONGEST];
+    let mut strays = Strays::default();
+    loop {
+        let (length, client) = match udp.recv_from(&mut buffer).await {
+            Ok(received) => received,
+            Err(error) => {
+                tracing::warn!(%error, "a question could not be received");
+                sleep(Duration::from_millis(100)).await;
+                continue;
             }
-            Step::Ask(question, place) => {
-                let (guard, udp) = (Arc::clone(&guard), Arc::clone(&udp));
-                tokio::spawn(async move {
-                    let reply = guard.reply(job, &question).await;
-                    if let Some(answer) = question.answer(&reply, question.room())
-                        && let Err(error) = udp.send(&answer, ends).await
-                    {
-                        tracing::debug!(%error, job, "a job was not answered");
-                    }
-                    drop(place);
-                });
-            }
+        };
+        match guard.caller(client.port(), true).await {
+            Some(job) => judge(&guard, job, &buffer[..length], Back::V6(Arc::clone(&udp), client)),
+            None => strays.count(),
         }
     }
 }
 
-async fn serve_tcp<D: Daemon>(guard: Arc<Guard<D>>, listener: TcpListener) {
-    let places = Places::new(MOST_CONNECTIONS.0, MOST_CONNECTIONS.1);
+/// Answers a job's datagram, now or once its answer is there.
+fn judge<D: Daemon>(guard: &Arc<Guard<D>>, job: u32, datagram: &[u8], back: Back) {
+    // An answer that cannot be sent at once is lost, as datagrams are; the job asks again.
+    match guard.receive(job, datagram) {
+        Step::Drop => {}
+        Step::Error(answer) => drop(back.try_send(&answer)),
+        Step::Settled(question, reply) => {
+            if let Some(answer) = question.answer(&reply, question.room()) {
+                drop(back.try_send(&answer));
+            }
+        }
+        Step::Ask(question, place) => {
+            let guard = Arc::clone(guard);
+            tokio::spawn(async move {
+                let reply = guard.reply(job, &question).await;
+                if let Some(answer) = question.answer(&reply, question.room())
+                    && let Err(error) = back.send(&answer).await
+                {
+                    tracing::debug!(%error, job, "a job was not answered");
+                }
+                drop(place);
+            });
+        }
+    }
+}
+
+async fn serve_tcp<D: Daemon>(guard: Arc<Guard<D>>, listener: TcpListener, places: Arc<Places>) {
     let mut strays = Strays::default();
     loop {
         let stream = match listener.accept().await {
@@ -115,7 +152,12 @@ async fn serve_tcp<D: Daemon>(guard: Arc<Guard<D>>, listener: TcpListener) {
                 continue;
             }
         };
-        let Some(job) = stream.local_addr().ok().and_then(met_at).and_then(job) else {
+        let asker = match (stream.local_addr(), stream.peer_addr()) {
+            (Ok(SocketAddr::V6(_)), Ok(client)) => guard.caller(client.port(), false).await,
+            (Ok(at), _) => met_at(at).and_then(job),
+            _ => None,
+        };
+        let Some(job) = asker else {
             strays.count();
             continue;
         };

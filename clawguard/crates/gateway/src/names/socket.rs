@@ -1,10 +1,11 @@
-//! One UDP socket and one TCP listener at the same port of every address: by the address that a question came to, the kernel
-//! tells whose it is.
+//! One UDP socket and one TCP listener at the same port of every IPv4 address: by the address that a question came to, the kernel
+//! tells whose it is. IPv6 has one loopback address only; whose a question is that came there, the daemon is asked.
 
 use std::{
     io::{self, IoSlice, IoSliceMut},
-    net::{Ipv4Addr, SocketAddr, SocketAddrV4},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4},
     os::fd::AsRawFd,
+    sync::Arc,
 };
 
 use clawguard_common::{Addr, guard};
@@ -24,6 +25,8 @@ const TRIES: usize = 16;
 pub(crate) struct Sockets {
     pub(super) udp: Udp,
     pub(super) tcp: TcpListener,
+    /// The same for `::1`, where this host speaks IPv6.
+    pub(super) v6: Option<(UdpSocket, TcpListener)>,
     pub(super) port: u16,
 }
 
@@ -35,12 +38,29 @@ impl Sockets {
             let udp = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).await?;
             setsockopt(&udp, sockopt::Ipv4PacketInfo, &true)?;
             let port = udp.local_addr()?.port();
-            match TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).await {
-                Ok(tcp) => return Ok(Self { udp: Udp(udp), tcp, port }),
+            let others = match TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).await {
+                Ok(tcp) => at_loopback6(port).await.map(|v6| (tcp, v6)),
+                Err(error) => Err(error),
+            };
+            match others {
+                Ok((tcp, v6)) => return Ok(Self { udp: Udp(udp), tcp, v6, port }),
                 Err(error) => last = error,
             }
         }
         Err(last)
+    }
+}
+
+/// Takes a port of `::1`, if there is such an address.
+async fn at_loopback6(port: u16) -> io::Result<Option<(UdpSocket, TcpListener)>> {
+    let at = (Ipv6Addr::LOCALHOST, port);
+    match UdpSocket::bind(at).await {
+        Ok(udp) => TcpListener::bind(at).await.map(|tcp| Some((udp, tcp))),
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => Err(error),
+        Err(error) => {
+            tracing::warn!(%error, "no names are answered over IPv6");
+            Ok(None)
+        }
     }
 }
 
@@ -96,6 +116,33 @@ fn send(socket: &UdpSocket, answer: &[u8], ends: Ends) -> io::Result<()> {
     let control = [ControlMessage::Ipv4PacketInfo(&info)];
     sendmsg(socket.as_raw_fd(), &[IoSlice::new(answer)], &control, MsgFlags::MSG_DONTWAIT, Some(&client))?;
     Ok(())
+}
+
+/// The way back to whoever asked.
+#[derive(Clone)]
+pub(super) enum Back {
+    /// From the address that was asked.
+    V4(Arc<Udp>, Ends),
+    /// From `::1`.
+    V6(Arc<UdpSocket>, SocketAddr),
+}
+
+impl Back {
+    /// Answers.
+    pub(super) async fn send(&self, answer: &[u8]) -> io::Result<()> {
+        match self {
+            Self::V4(udp, ends) => udp.send(answer, *ends).await,
+            Self::V6(udp, client) => udp.send_to(answer, *client).await.map(drop),
+        }
+    }
+
+    /// Answers, unless the socket is busy.
+    pub(super) fn try_send(&self, answer: &[u8]) -> io::Result<()> {
+        match self {
+            Self::V4(udp, ends) => udp.try_send(answer, *ends),
+            Self::V6(udp, client) => udp.try_send_to(answer, *client).map(drop),
+        }
+    }
 }
 
 /// The address at which a connection came in.
