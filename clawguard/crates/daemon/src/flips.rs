@@ -225,8 +225,9 @@ impl Core {
         let mut targets = Vec::new();
         for (agent, hash) in pairs {
             let Some(contract) = self.contracts.get(&hash) else { continue };
-            if let Some(endpoint) = contract.samples.get(group) {
-                targets.push(Target { agent, policy: contract.slot, endpoint: *endpoint });
+            let endpoint = contract.samples.get(group).copied();
+            if let Some(endpoint) = endpoint.or_else(|| self.open_stand_in(agent, contract, group)) {
+                targets.push(Target { agent, policy: contract.slot, endpoint });
             }
             if contract.kernel_groups.contains(group) {
                 policies.push(hash.to_string());
@@ -373,6 +374,7 @@ impl Core {
         let persist = || self.save_switch(&flip.next);
         let done = switch::apply(&self.fence, canary.as_mut(), scope, &groups, &flip.targets, flip.started, persist);
         self.canary = canary;
+        self.shut_stand_ins(&flip.targets);
         self.finish(flip, &done)
     }
 
@@ -449,7 +451,7 @@ impl Core {
             let in_force: std::collections::BTreeSet<String> = self
                 .contracts
                 .values()
-                .flat_map(|contract| contract.samples.keys())
+                .flat_map(|contract| contract.kernel_groups.iter())
                 .filter(|group| **group != Group::tools())
                 .map(ToString::to_string)
                 .collect();
@@ -488,6 +490,7 @@ impl Core {
         };
         let done = switch::rehearse(&self.fence, canary, &Groups::one(number), &targets);
         let again = switch::rehearse(&self.fence, canary, &Groups::default(), &targets);
+        self.shut_stand_ins(&targets);
         // A group that something else holds down proves nothing; neither does one that opens nothing.
         let passed = done.before == Proof::Accepted && done.after == Proof::Refused && again.after == done.before;
         Ok(DrillView {

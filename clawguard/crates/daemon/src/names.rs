@@ -5,16 +5,16 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr},
 };
 
 use claw::Hash;
-use clawguard_common::{Addr, Groups, Reason, protocol, side};
+use clawguard_common::{Addr, Endpoint, Groups, Reason, protocol, side};
 use control::channel::Named;
 use evidence::chain::Kind;
 use fence::{AgentName, JobId, Opening, Spot};
 use policy::{
-    Policy,
+    Group, Policy,
     compile::NameRule,
     name::HostName,
     names::{NameIndex, Suspect, suspect},
@@ -22,9 +22,10 @@ use policy::{
     special,
 };
 use serde_json::json;
+use switch::Target;
 use sys::clock;
 
-use crate::{alarms::NameDenied, config::AgentMode, core::Core};
+use crate::{alarms::NameDenied, config::AgentMode, contracts::InForce, core::Core};
 
 /// What a name is good for after its answer has run out, so that whoever was told can still begin: nanoseconds.
 const GRACE_NS: u64 = 5_000_000_000;
@@ -43,6 +44,8 @@ pub(crate) struct NameTerms {
     index: NameIndex,
     /// Ranges inside special ones that the contract names itself: protocol, port, range.
     explicit: Vec<(u8, u16, Cidr)>,
+    /// A rule of each group that names belong to.
+    samples: BTreeMap<Group, NameRule>,
 }
 
 impl NameTerms {
@@ -54,7 +57,13 @@ impl NameTerms {
             .filter(|rule| rule.side == side::EGRESS && rule.reason == Reason::Allowed && inside(rule.range))
             .map(|rule| (rule.protocol, rule.port, rule.range))
             .collect();
-        Self { index: NameIndex::of(policy), explicit }
+        let mut samples = BTreeMap::new();
+        for rule in policy.names.iter().filter(|rule| rule.reason == Reason::Allowed) {
+            for group in policy.sets.get(usize::from(rule.set)).into_iter().flatten() {
+                samples.entry(group.clone()).or_insert_with(|| rule.clone());
+            }
+        }
+        Self { index: NameIndex::of(policy), explicit, samples }
     }
 
     /// Why an address is not opened by a name, if it is not: another form of an IPv4 address, or one in a special range that the
@@ -101,6 +110,11 @@ pub(crate) struct Way {
     pub(crate) expired: bool,
 }
 
+/// Where the canary goes in the place of a name's address: an address for documentation (RFC 5737), which leads nowhere.
+const STAND_IN: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2));
+/// How long it could stay open, should nobody shut it: nanoseconds.
+const STANDS_IN_NS: u64 = 10_000_000_000;
+
 /// Who asks.
 struct Asker {
     job: JobId,
@@ -133,6 +147,30 @@ impl Core {
         let policy = self.contracts.get(&hash)?.slot;
         let observed = entry.mode == AgentMode::Observe;
         Some(Asker { job, agent, agent_slot: entry.slot, hash, policy, observed })
+    }
+
+    /// Opens an endpoint by a rule of a group that only names belong to, for the canary to try the switch at.
+    pub(crate) fn open_stand_in(&self, agent: u32, contract: &InForce, group: &Group) -> Option<Endpoint> {
+        let rule = contract.names.samples.get(group)?;
+        let spot = Spot { addr: net::addr(STAND_IN), port: rule.port, udp: !rule.tcp };
+        let groups = self.fence.groups_of(contract.slot, rule)?;
+        let expires_ns = clock::boot_ns() + STANDS_IN_NS;
+        let opening = Opening { groups, number: rule.number, tls: rule.tls && rule.tcp, expires_ns };
+        if let Err(error) = self.fence.learn(agent, contract.slot, spot, rule, &opening) {
+            tracing::warn!(%error, %group, "the canary has nothing to try the switch at");
+            return None;
+        }
+        let number = if spot.udp { protocol::UDP } else { protocol::TCP };
+        Some(Endpoint { addr: spot.addr, port: spot.port, protocol: number, loopback: 0 })
+    }
+
+    /// Shuts what was opened for the canary.
+    pub(crate) fn shut_stand_ins(&self, targets: &[Target]) {
+        for target in targets.iter().filter(|target| target.endpoint.addr == net::addr(STAND_IN)) {
+            let Endpoint { addr, port, protocol, .. } = target.endpoint;
+            let spot = Spot { addr, port, udp: protocol == protocol::UDP };
+            self.fence.shut_wholly(target.agent, target.policy, spot);
+        }
     }
 
     /// Whether a job may know a name.

@@ -105,6 +105,18 @@ impl Fence {
         let _ = bpf::map_delete(self.maps.learned.fd(), &key);
     }
 
+    /// Shuts a spot for every name.
+    pub fn shut_wholly(&self, agent: u32, policy: u32, spot: Spot) {
+        self.shut(agent, policy, spot);
+        let place = spot.place(ADDRESS);
+        for key in bpf::map_keys::<LearnedKey>(self.maps.learned.fd()).unwrap_or_default() {
+            let same = (key.agent, key.policy) == (agent, policy);
+            if same && (key.place.tag, key.place.addr) == (place.tag, place.addr) {
+                let _ = bpf::map_delete(self.maps.learned.fd(), &key);
+            }
+        }
+    }
+
     /// Shuts a spot.
     pub fn shut(&self, agent: u32, policy: u32, spot: Spot) {
         let key = LearnedKey { agent, policy, place: spot.place(ADDRESS) };
