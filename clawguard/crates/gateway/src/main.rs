@@ -1,5 +1,6 @@
-//! The unprivileged gateway. In this version it serves the metrics, asks registries and answers names; MCP and model traffic are
-//! to come here, because nothing of the kind belongs in a process with privileges.
+//! The unprivileged gateway. In this version it answers the agents' questions for names, serves the metrics and asks registries;
+//! MCP and model traffic are to come here, because nothing of the kind belongs in a process with privileges. What it says opens
+//! nothing by itself: the daemon judges every word.
 #![forbid(unsafe_code)]
 
 mod channel;
@@ -12,7 +13,7 @@ use std::{path::PathBuf, sync::Arc};
 use anyhow::Context;
 use clap::Parser;
 
-/// What agents and scrapers talk to; runs without privileges and inside the fence.
+/// What agents' resolvers and scrapers talk to; runs without privileges and inside the fence.
 #[derive(Parser)]
 #[command(version)]
 struct Arguments {
