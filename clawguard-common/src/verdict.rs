@@ -80,7 +80,7 @@ reasons! {
     NotTls = 21, "not_tls";
     /// A ClientHello that hides its true name.
     Ech = 22, "ech";
-    /// DNS by another way than the guard's, or through it for a name that the contract does not allow.
+    /// DNS by another way than the guard's.
     Dns = 23, "dns";
     /// UDP to port 443, where the contract does not say `quic`.
     Quic = 24, "quic";

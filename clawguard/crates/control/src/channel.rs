@@ -72,6 +72,8 @@ pub enum Ask {
     Learn {
         /// Slot of the job, as the kernel told it.
         job: u32,
+        /// Number of the job for which resolvers were asked.
+        key: u64,
         /// In lower case, without the root's dot.
         name: String,
         /// All that belong to it, by whatever aliases.
@@ -137,6 +139,8 @@ pub enum Named {
     Resolve {
         /// Whether a wildcard allows it: then its labels could carry something out.
         wildcard: bool,
+        /// Number of the job. A later one in the same slot has another.
+        key: u64,
     },
     /// These addresses are open to the job, and may be told.
     Open {
@@ -149,6 +153,8 @@ pub enum Named {
     Refused,
     /// It cannot be opened now.
     Failed,
+    /// The slot is another job's by now: nothing that its predecessor learned is good for it.
+    Stale,
 }
 
 /// Something to fetch.

@@ -12,7 +12,7 @@ use std::{
 
 use claw::Hash;
 use clawguard_common::{Reason, protocol, side};
-use control::channel::{Answer, Ask, LONGEST, Question, Told};
+use control::channel::{Answer, Ask, LONGEST, Named, Question, Told};
 use fence::{AgentName, JobId};
 use policy::{
     Policy, ToolPolicy,
@@ -334,8 +334,11 @@ fn tell(shared: &Shared, ask: Ask) -> Told {
         }
         Ask::Caller { port, udp } => Told::Caller(shared.lock().fence.caller(port, udp)),
         Ask::Name { job, name, kind } => Told::Named(shared.lock().name_asked(job, &name, kind)),
-        Ask::Learn { job, name, addresses, ttl_seconds } => {
-            Told::Named(shared.lock().name_learned(job, &name, &addresses, ttl_seconds))
+        Ask::Learn { job, key, name, addresses, ttl_seconds } => {
+            let mut core = shared.lock();
+            let stale = core.fence.job_key(job) != key;
+            let named = if stale { Named::Stale } else { core.name_learned(job, &name, &addresses, ttl_seconds) };
+            Told::Named(named)
         }
         Ask::Excess { job, name, why, count } => {
             shared.lock().names_exceeded(job, &name, &why, count);

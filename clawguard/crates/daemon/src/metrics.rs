@@ -1,6 +1,6 @@
 //! Counters, and all metrics as Prometheus text.
 
-use clawguard_common::{Hook, MAX_AGENTS, MAX_CGROUPS, MAX_JOBS, MAX_POLICIES};
+use clawguard_common::{Hook, MAX_AGENTS, MAX_CGROUPS, MAX_JOBS, MAX_LEARNED, MAX_POLICIES};
 use control::api::FlipAnswer;
 use fence::AgentName;
 use prometheus::{
@@ -143,6 +143,14 @@ impl Core {
             entries.with_label_values(&[map]).set(used as i64);
             capacity.with_label_values(&[map]).set(room as i64);
         }
+        let questions = now.counters(
+            "clawguard_dns_questions_total",
+            "Names that jobs asked for: allowed, denied, observed, withheld for where they lead, or too many",
+            &["agent", "result"],
+        )?;
+        for ((agent, result), count) in &self.learned.questions {
+            questions.with_label_values(&[agent.as_str(), result]).inc_by(*count);
+        }
         let up = now.whole("clawguard_registry_up", "Whether the registry answered the last time", &["registry"])?;
         let success = now.gauges(
             "clawguard_registry_last_success_timestamp_seconds",
@@ -192,6 +200,7 @@ impl Core {
             ("policies", self.fence.policies_in_use() as u64, u64::from(MAX_POLICIES) - 1),
             ("cgroups", self.fence.cgroups_in_use() as u64, u64::from(MAX_CGROUPS)),
             ("agents", self.ledger.agents.len() as u64, u64::from(MAX_AGENTS) - 1),
+            ("learned", self.fence.learned_in_use() as u64, u64::from(MAX_LEARNED)),
         ]
     }
 }

@@ -175,6 +175,7 @@ impl Core {
 
     /// Whether a job may know a name.
     pub(crate) fn name_asked(&mut self, slot: u32, text: &str, kind: u16) -> Named {
+        let key = self.fence.job_key(slot);
         let Some(asker) = self.asker(slot) else { return Named::Refused };
         let Ok(name) = text.parse::<HostName>() else {
             self.name_refused(&asker, text, None, kind);
@@ -185,13 +186,13 @@ impl Core {
         let (allowed, wildcard, denied) = (!found.rules.is_empty(), found.wildcard, found.denied);
         if !allowed {
             self.name_refused(&asker, text, Some((&name, denied)), kind);
-            return if asker.observed { Named::Resolve { wildcard: true } } else { Named::Refused };
+            return if asker.observed { Named::Resolve { wildcard: true, key } } else { Named::Refused };
         }
         self.count_question(&asker, "allowed");
         match self.facts.hosts.get(&name) {
             // In the kernel's tables since the contract was loaded.
             Some(addresses) => Named::Open { addresses: addresses.iter().copied().collect(), ttl_seconds: FIXED_TTL },
-            None => Named::Resolve { wildcard },
+            None => Named::Resolve { wildcard, key },
         }
     }
 

@@ -23,6 +23,8 @@ pub(super) struct Key {
 /// What the resolvers answered.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Known {
+    /// Number of the job for which they were asked.
+    pub(super) number: u64,
     /// Of the asked family.
     pub(super) addresses: Arc<[IpAddr]>,
     /// The name does not exist at all.
@@ -66,6 +68,13 @@ impl Cache {
         let number = *number;
         self.forget(number);
         None
+    }
+
+    /// Forgets what is known of a question.
+    pub(super) fn remove(&mut self, key: &Key) {
+        if let Some((number, _)) = self.known.get(key) {
+            self.forget(*number);
+        }
     }
 
     /// Keeps what was answered; what has been kept longest makes room.
@@ -112,7 +121,7 @@ mod tests {
 
     fn known(now: Instant, seconds: u64) -> Known {
         let addresses = Arc::new([IpAddr::from([203, 0, 113, 1])]);
-        Known { addresses, missing: false, until: now + Duration::from_secs(seconds) }
+        Known { number: 1, addresses, missing: false, until: now + Duration::from_secs(seconds) }
     }
 
     #[test]

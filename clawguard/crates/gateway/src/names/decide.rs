@@ -120,7 +120,7 @@ impl<D: Daemon> Guard<D> {
                     return Step::Settled(question, reply);
                 }
                 match self.questions.take(job) {
-                    Some(place) if !self.resolvers.is_empty() => Step::Ask(question, place),
+                    Some(place) => Step::Ask(question, place),
                     _ => Step::Settled(question, Reply::Failed),
                 }
             }
@@ -151,8 +151,19 @@ impl<D: Daemon> Guard<D> {
             Some(known) => Found::Known(known),
             None => self.look_up_once(&key).await,
         };
+        let found = match found {
+            Found::Known(known) => match self.learn(&key, &known).await {
+                Some(reply) => return reply,
+                // The slot's former job had asked for it.
+                None => {
+                    lock(&self.cache).remove(&key);
+                    self.look_up_once(&key).await
+                }
+            },
+            other => other,
+        };
         match found {
-            Found::Known(known) => self.learn(&key, &known).await,
+            Found::Known(known) => self.learn(&key, &known).await.unwrap_or(Reply::Failed),
             Found::Open(addresses, ttl) => Reply::Addresses(of_family(addresses.iter().copied(), v6), ttl),
             Found::Prohibited => Reply::Prohibited,
             Found::Failed => Reply::Failed,
@@ -165,7 +176,7 @@ impl<D: Daemon> Guard<D> {
         match self.ask(Ask::Name { job, name, kind: kind.into() }).await {
             Named::Resolve { .. } | Named::Open { .. } => Reply::Addresses(Vec::new(), 0),
             Named::Refused => Reply::Prohibited,
-            Named::Failed => Reply::Failed,
+            Named::Failed | Named::Stale => Reply::Failed,
         }
     }
 
@@ -192,11 +203,11 @@ impl<D: Daemon> Guard<D> {
         let kind = if key.v6 { RecordType::AAAA } else { RecordType::A };
         let ask = Ask::Name { job: key.job, name: key.name.to_string(), kind: kind.into() };
         let found = match self.ask(ask).await {
-            Named::Resolve { wildcard } if wildcard && !self.may_leave(&key) => Found::Prohibited,
-            Named::Resolve { .. } => self.resolve(&key).await,
+            Named::Resolve { wildcard: true, .. } if !self.may_leave(&key) => Found::Prohibited,
+            Named::Resolve { key: number, .. } => self.resolve(&key, number).await,
             Named::Open { addresses, ttl_seconds } => Found::Open(addresses.into(), ttl_seconds),
             Named::Refused => Found::Prohibited,
-            Named::Failed => Found::Failed,
+            Named::Failed | Named::Stale => Found::Failed,
         };
         if let Found::Known(known) = &found {
             lock(&self.cache).put(key.clone(), known.clone());
@@ -219,12 +230,13 @@ impl<D: Daemon> Guard<D> {
         may
     }
 
-    async fn resolve(&self, key: &Key) -> Found {
+    async fn resolve(&self, key: &Key, number: u64) -> Found {
         let Some(_place) = self.upstream.take(key.job) else { return Found::Failed };
         match upstream::ask(&self.resolvers, &key.name, key.v6).await {
             Some(answered) => {
                 let floor = if answered.addresses.is_empty() { 0 } else { self.ttl_floor };
                 Found::Known(Known {
+                    number,
                     addresses: answered.addresses.into(),
                     missing: answered.missing,
                     until: Instant::now() + Duration::from_secs(answered.ttl_seconds.max(floor).into()),
@@ -234,22 +246,24 @@ impl<D: Daemon> Guard<D> {
         }
     }
 
-    /// Lets the daemon open what resolvers answered, and tells what it opened.
-    async fn learn(&self, key: &Key, known: &Known) -> Reply {
+    /// Lets the daemon open what resolvers answered, and tells what it opened; nothing if that was another job's answer.
+    async fn learn(&self, key: &Key, known: &Known) -> Option<Reply> {
         let ask = Ask::Learn {
             job: key.job,
+            key: known.number,
             name: key.name.to_string(),
             addresses: known.addresses.to_vec(),
             ttl_seconds: known.seconds_left(Instant::now()).unwrap_or(1),
         };
-        match self.ask(ask).await {
+        Some(match self.ask(ask).await {
             Named::Open { .. } if known.missing => Reply::Missing,
             Named::Open { addresses, ttl_seconds } => {
                 Reply::Addresses(of_family(addresses.into_iter(), key.v6), ttl_seconds)
             }
             Named::Refused => Reply::Prohibited,
             Named::Resolve { .. } | Named::Failed => Reply::Failed,
-        }
+            Named::Stale => return None,
+        })
     }
 
     /// Which job asks from a port of `::1`; none if the daemon does not say so in time.

@@ -39,6 +39,11 @@ struct Fake {
     learning: Semaphore,
 }
 
+/// Whether the slot's job has another number by now.
+fn is_anothers(named: &Named, key: u64) -> bool {
+    matches!(named, Named::Resolve { key: own, .. } if *own != key)
+}
+
 impl Daemon for Fake {
     async fn ask(&self, ask: Ask) -> io::Result<Told> {
         lock(&self.asked).push(ask.clone());
@@ -48,8 +53,9 @@ impl Daemon for Fake {
                 return Ok(Told::Noted);
             }
             Ask::Name { name, .. } => {
-                lock(&self.names).get(&name).cloned().unwrap_or(Named::Resolve { wildcard: false })
+                lock(&self.names).get(&name).cloned().unwrap_or(Named::Resolve { wildcard: false, key: 1 })
             }
+            Ask::Learn { key, .. } if lock(&self.names).values().any(|named| is_anothers(named, key)) => Named::Stale,
             Ask::Learn { addresses, ttl_seconds, .. } => {
                 self.learning.acquire().await.unwrap().forget();
                 lock(&self.learnt).clone().unwrap_or(Named::Open { addresses, ttl_seconds })

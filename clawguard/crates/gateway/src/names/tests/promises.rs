@@ -40,13 +40,25 @@ async fn what_cannot_be_opened_is_a_failure() {
     let rig = Rig::new(&[resolver.at]).await;
     *lock(&rig.daemon.learnt) = Some(Named::Failed);
     assert_eq!(rig.addresses(7, "api.example").await, Err(ResponseCode::ServFail));
-    *lock(&rig.daemon.learnt) = Some(Named::Resolve { wildcard: false });
+    *lock(&rig.daemon.learnt) = Some(Named::Resolve { wildcard: false, key: 1 });
     assert_eq!(rig.addresses(7, "api.example").await, Err(ResponseCode::ServFail), "no answer to what was asked");
     rig.daemon.says("other.example", Named::Failed);
     assert_eq!(rig.addresses(7, "other.example").await, Err(ResponseCode::ServFail));
     // A daemon that says nothing.
     rig.daemon.learning.forget_permits(1_000_000);
     assert_eq!(rig.addresses(7, "api.example").await, Err(ResponseCode::ServFail));
+}
+
+#[tokio::test]
+async fn what_a_slots_former_job_was_answered_is_asked_for_anew() {
+    let resolver = Resolver::plain().await;
+    let rig = Rig::new(&[resolver.at]).await;
+    assert!(rig.addresses(7, "api.example").await.is_ok());
+    assert!(rig.addresses(7, "api.example").await.is_ok());
+    assert_eq!(resolver.asked(), 1);
+    rig.daemon.says("api.example", Named::Resolve { wildcard: false, key: 2 });
+    assert!(rig.addresses(7, "api.example").await.is_ok());
+    assert_eq!(resolver.asked(), 2);
 }
 
 #[tokio::test]
@@ -240,7 +252,7 @@ async fn names_below_a_wildcard_carry_little_out() {
     let rig = Rig::limited(&[resolver.at], 1000, 3).await;
     let tunnel = "mv4gc3lqnrssazdborqsa5dimf2canbamnqw64tsmvzq.t.example";
     for name in [tunnel, "a.t.example", "b.t.example", "c.t.example", "d.t.example"] {
-        rig.daemon.says(name, Named::Resolve { wildcard: true });
+        rig.daemon.says(name, Named::Resolve { wildcard: true, key: 1 });
     }
     assert_eq!(rig.addresses(7, tunnel).await, Err(ResponseCode::NXDomain));
     assert_eq!(resolver.asked(), 0);
