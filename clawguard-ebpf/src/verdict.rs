@@ -210,6 +210,9 @@ pub(crate) unsafe fn judge(ctx: *mut c_void, flow: *const Flowing, verdict: *mut
                 verdict.rule = NO_RULE;
                 verdict.flags = 0;
                 verdict.own = true;
+            } else if is_guard(host, &flow.remote) {
+                // Nobody guards here: in another network namespace the guard does not listen.
+                verdict.reason = Reason::Dns;
             }
         }
         if verdict.now_ns >= verdict.deadline_ns {
@@ -231,6 +234,12 @@ pub(crate) fn is_killed(verdict: &Verdict) -> bool {
     };
     let groups = &verdict.groups;
     groups.intersects(&host.killed) || groups.intersects(&agent.killed) || groups.intersects(&job.killed)
+}
+
+/// Whether an endpoint is one of the DNS guard's.
+#[inline(always)]
+fn is_guard(host: &Host, remote: &Endpoint) -> bool {
+    u64::from(remote.port) == host.guard_port && (guard::job(remote.addr).is_some() || remote.addr == Addr::LOOPBACK6)
 }
 
 /// Whose socket must be at the other end of a loopback flow that no rule names: the job's own; the DNS guard's at the address

@@ -497,7 +497,8 @@ impl World {
         command
     }
 
-    fn probe(&self) -> String {
+    /// Where the probe lies that agents can run.
+    pub fn probe(&self) -> String {
         self.directory.join("probe").to_str().unwrap().to_owned()
     }
 

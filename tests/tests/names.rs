@@ -303,9 +303,11 @@ fn an_address_that_a_name_no_longer_has_closes_in_time_for_whom_asks_again() {
 /// The processes of the gateway, in which the guard is.
 fn gateways(world: &World) -> Vec<i32> {
     let status = world.json(&["status"]);
-    let jobs = status["jobs"].as_array().unwrap();
-    let cgroup = jobs[0]["cgroup"].as_str().unwrap();
-    sys::cgroup::processes(&sys::cgroup::mount_point().unwrap().join(cgroup)).unwrap()
+    let jobs = status["jobs"].as_array().unwrap().iter().filter(|job| job["agent"] == "gateway");
+    let root = sys::cgroup::mount_point().unwrap();
+    // Between two of them there is none.
+    jobs.flat_map(|job| sys::cgroup::processes(&root.join(job["cgroup"].as_str().unwrap())).unwrap_or_default())
+        .collect()
 }
 
 #[test]
@@ -353,4 +355,77 @@ fn outside_the_fence_nothing_is_answered_otherwise() {
     world.agent("a", Nobody, &["names", "look-up", "crm.example"]).ok();
     assert_eq!(world.outside(&["names", "ordinary"]).ok().out, before);
     assert_eq!(world.outside_as_nobody(&["names", "ordinary"]).finish().out, before);
+}
+
+/// A world whose answers are good for a second, and one address that a name led to.
+fn short_lived() -> World {
+    let mut world = World::named();
+    world.configure("ttl_floor_seconds = 1\n");
+    world.zone("del crm.example");
+    world.zone("add crm.example A 1 203.0.113.40");
+    world.start();
+    world.use_contract("a", json!({ "egress": [host("crm.example")] }));
+    world
+}
+
+#[test]
+fn when_an_answer_has_run_out_nothing_new_begins_and_what_lives_goes_on() {
+    let world = short_lived();
+    assert_eq!(told(&world, "a", "crm.example", "A"), "NOERROR 203.0.113.40 ttl 1 from 203.0.113.53:53 peer -");
+    let mut held = world.agent_on("a", Nobody, &["tls", "hold", "203.0.113.40:443", "crm.example"]);
+    held.until("connected");
+    let call = || world.agent("a", Nobody, &["tls", "to", "203.0.113.40:443", "crm.example"]).ok().out;
+    assert_eq!(call(), "hello from crm.example");
+    world.eventually("the answer runs out", |_| call() == "EPERM");
+    let denied = world.json(&["explain"]);
+    let said = denied.as_array().unwrap().iter().find(|decision| decision["reason"] == "name_expired").unwrap();
+    assert_eq!(said["name"], "crm.example", "{said}");
+    assert!(said["sentence"].as_str().unwrap().contains("an address that crm.example led to"), "{said}");
+    held.ask("GET / HTTP/1.1", "sent");
+    held.ask("", "sent");
+    assert_eq!(held.until("got"), "got hello from crm.example");
+    // Whoever asks again may begin again.
+    assert!(told(&world, "a", "crm.example", "A").starts_with("NOERROR"));
+    assert_eq!(call(), "hello from crm.example");
+}
+
+#[test]
+fn a_guard_that_is_killed_at_any_moment_opens_nothing_and_leaks_nothing() {
+    let mut world = allowing(&["crm.example"]);
+    world.far.clear();
+    thread::scope(|scope| {
+        let asking = ["udp", "tcp"].map(|how| {
+            let world = &world;
+            scope.spawn(move || {
+                for _ in 0..12 {
+                    for name in ["evil.example", "crm.example"] {
+                        let said = world.agent("a", Nobody, &["names", "ask", how, RESOLVER, name, "A"]).ok().out;
+                        assert!(name == "crm.example" || !said.starts_with("NOERROR"), "{said}");
+                        let to = ["tls", "to", "203.0.113.41:443", "one.shared.example"];
+                        assert_eq!(world.agent("a", Nobody, &to).ok().out, "EPERM");
+                    }
+                }
+            })
+        });
+        for turn in 0..8 {
+            thread::sleep(Duration::from_millis(37 * turn));
+            for pid in gateways(&world) {
+                // It may have gone meanwhile.
+                let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+            }
+        }
+        asking.map(|asked| asked.join().unwrap());
+    });
+    assert_eq!((world.far.asked("evil.example"), world.far.heard(b"shared.example")), (0, 0));
+}
+
+#[test]
+fn in_another_network_namespace_no_name_is_answered() {
+    let world = allowing(&["crm.example"]);
+    let script = format!("ip link set lo up; {} names ask udp {RESOLVER} crm.example A", world.probe());
+    let words = ["run", "--agent", "a", "--userns-root", "--", "unshare", "-n", "sh", "-c", &script];
+    let run = world.clawguard(&words);
+    assert!(!run.out.contains("NOERROR"), "{run:?}");
+    let denied = world.json(&["explain"]).to_string();
+    assert!(denied.contains("\"dns\""), "{denied}");
 }
