@@ -429,3 +429,20 @@ fn in_another_network_namespace_no_name_is_answered() {
     let denied = world.json(&["explain"]).to_string();
     assert!(denied.contains("\"dns\""), "{denied}");
 }
+
+#[test]
+fn no_job_asks_in_anothers_name() {
+    let world = allowing(&["crm.example"]);
+    let mut other = world.agent_on("a", Nobody, &["names", "each-line"]);
+    assert!(other.ask(&format!("udp {RESOLVER} crm.example A"), "").starts_with("NOERROR"));
+    let log = world.log_text();
+    let port = log.lines().rev().find_map(|line| line.split_once("answering names port=")).unwrap().1.trim().to_owned();
+    let mut words = vec!["each".to_owned()];
+    for slot in 1..16 {
+        words.extend(["udp".into(), format!("127.67.0.{slot}:{port}")]);
+    }
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let said = world.agent("a", Nobody, &words).ok().out;
+    // Its own way is open, and nobody else's.
+    assert_eq!(said.lines().filter(|line| !line.ends_with("EPERM")).count(), 1, "{said}");
+}

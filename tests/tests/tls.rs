@@ -210,3 +210,48 @@ fn outside_the_fence_any_name_is_called_as_before() {
     world.outside(&["attack-names", "tls-no-name", "cg000000"]).ok();
     assert_eq!(world.far.heard(b"cg000000"), 1);
 }
+
+#[test]
+fn a_name_is_called_where_it_led_and_not_where_another_did() {
+    let mut world = World::named_up();
+    let host = |name: &str| json!({ "host": name, "ports": [443], "tls": true });
+    world.use_contract("a", json!({ "egress": [host("crm.example"), host("*.shared.example")] }));
+    for name in ["crm.example", "one.shared.example"] {
+        world.agent("a", Nobody, &["names", "look-up", name]).ok();
+    }
+    let call = |world: &World, at: &str, name: &str| world.agent("a", Nobody, &["tls", "to", at, name]).ok().out;
+    assert_eq!(call(&world, "203.0.113.41:443", "one.shared.example"), "hello from one.shared.example");
+    world.far.clear();
+    assert!(!call(&world, "203.0.113.41:443", "crm.example").starts_with("hello"));
+    assert!(!call(&world, SHARED, "one.shared.example").starts_with("hello"));
+    assert_eq!((world.far.heard(b"crm.example"), world.far.heard(b"one.shared.example")), (0, 0));
+}
+
+#[test]
+fn a_kill_of_one_of_two_names_at_an_address_spares_the_other() {
+    let mut world = World::named_up();
+    let host = |name: &str, group: &str| json!({ "host": name, "ports": [443], "tls": true, "groups": [group] });
+    world.use_contract(
+        "a",
+        json!({ "egress": [host("crm.example", "crm"), host("customers.crm.example", "customers")] }),
+    );
+    for name in ["crm.example", "customers.crm.example"] {
+        world.agent("a", Nobody, &["names", "look-up", name]).ok();
+    }
+    let mut held = ["crm.example", "customers.crm.example"].map(|name| {
+        let mut held = world.agent_on("a", Nobody, &["tls", "hold", SHARED, name]);
+        held.until("connected");
+        held
+    });
+    let killed = world.json(&["kill", "crm", "--reason", "test"]);
+    assert_eq!((killed["sockets_destroyed"].as_u64(), killed["sockets_left"].as_u64()), (Some(1), Some(0)), "{killed}");
+    assert_eq!(killed["canary"], json!({ "before": "accepted", "after": "refused" }), "{killed}");
+    let call = |name: &str| world.agent("a", Nobody, &["tls", "to", SHARED, name]).ok().out;
+    assert!(!call("crm.example").starts_with("hello"));
+    assert_eq!(call("customers.crm.example"), "hello from customers.crm.example");
+    held[1].ask("GET / HTTP/1.1", "sent");
+    held[1].ask("", "sent");
+    assert_eq!(held[1].until("got"), "got hello from customers.crm.example");
+    world.clawguard(&["restore", "crm", "--reason", "test"]).ok();
+    assert_eq!(call("crm.example"), "hello from crm.example");
+}

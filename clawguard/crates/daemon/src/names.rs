@@ -252,7 +252,7 @@ impl Core {
                 }
                 let groups = self.fence.groups_of(asker.policy, rule).ok_or("the contract's tables are gone")?;
                 let led = Led { name: name.clone(), rule: rule.clone(), groups, expires_ns, since_ns: now_ns };
-                self.lead(asker, spot, led)?;
+                self.lead(asker, spot, &led)?;
                 any = true;
             }
         }
@@ -263,7 +263,7 @@ impl Core {
     }
 
     /// Has a name lead to a spot, in the kernel's table and here.
-    fn lead(&mut self, asker: &Asker, spot: Spot, led: Led) -> Result<(), String> {
+    fn lead(&mut self, asker: &Asker, spot: Spot, led: &Led) -> Result<(), String> {
         let learnt = self.learned.by_owner.entry((asker.agent_slot, asker.hash)).or_default();
         if learnt.spots.len() >= MOST_SPOTS && !learnt.spots.contains_key(&spot) {
             return Err(format!("the agent has {MOST_SPOTS} addresses open already"));
@@ -317,7 +317,7 @@ impl Core {
             let rule = found.rules.into_iter().find(|rule| rule.port == spot.port).cloned();
             let Some(rule) = rule.filter(|rule| if spot.udp { rule.udp } else { rule.tcp }) else { continue };
             let Some(groups) = self.fence.groups_of(policy, &rule) else { continue };
-            if let Err(why) = self.lead(&asker, spot, Led { rule, groups, ..led }) {
+            if let Err(why) = self.lead(&asker, spot, &Led { rule, groups, ..led }) {
                 tracing::warn!(%agent, why, "an address does not stay open under the new contract");
             }
         }
