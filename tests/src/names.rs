@@ -2,11 +2,12 @@
 
 use std::{
     fs,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 
 use nix::{
-    mount::{MsFlags, mount},
+    mount::{MntFlags, MsFlags, mount, umount2},
     sched::{CloneFlags, unshare},
 };
 
@@ -61,6 +62,10 @@ pub(crate) fn files(directory: &Path) {
         fs::write(&own, text).unwrap();
         // The file itself, where the path is only a link to it.
         let at = fs::canonicalize(path).unwrap_or_else(|error| panic!("{path}: {error}: please make it, even empty"));
+        // A world that this thread had before took its file with it, and over one that is gone nothing can be mounted.
+        while fs::metadata(&at).unwrap().nlink() == 0 {
+            umount2(&at, MntFlags::MNT_DETACH).unwrap();
+        }
         mount(Some(&own), &at, None::<&str>, MsFlags::MS_BIND, None::<&str>).unwrap();
     }
     // A cache would ask from outside the world.
