@@ -18,8 +18,8 @@ use crate::{
 
 pub(crate) fn run() -> Vec<Line> {
     let mut host = Host::new();
-    host.fence(json!({ "egress": [{ "host": "crm.example" }] }));
-    host.world.use_contract("a", json!({ "egress": [{ "host": "crm.example" }] }));
+    host.fence(json!({ "egress": [{ "host": "crm.example", "tls": false }] }));
+    host.world.use_contract("a", json!({ "egress": [{ "host": "crm.example", "tls": false }] }));
     let (mut plain, mut fenced) = (Vec::new(), Vec::new());
     for _ in 0..100 {
         let started = Instant::now();
@@ -80,7 +80,7 @@ pub(crate) fn memory() -> Vec<Line> {
 /// Denied connects, all of them counted.
 pub(crate) fn count() -> Vec<Line> {
     let mut host = Host::new();
-    host.fence(json!({ "egress": [{ "host": "crm.example" }] }));
+    host.fence(json!({ "egress": [{ "host": "crm.example", "tls": false }] }));
     let seconds = 5.0;
     let tried = host.worker(&host.fenced, &["denied", &seconds.to_string(), "203.0.113.99:443"]);
     thread::sleep(Duration::from_millis(1500));

@@ -13,8 +13,8 @@ use crate::{
 
 fn contract() -> Value {
     json!({ "egress": [
-        { "host": "crm.example", "groups": ["crm"] },
-        { "host": "crm.example", "ports": [7002], "protocol": "udp", "groups": ["crm"] },
+        { "host": "crm.example", "tls": false, "groups": ["crm"] },
+        { "host": "crm.example", "tls": false, "ports": [7002], "protocol": "udp", "groups": ["crm"] },
     ] })
 }
 

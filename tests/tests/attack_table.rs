@@ -102,7 +102,7 @@ fn goes_to_allowed_hosts_too(id: &str) -> bool {
 /// What the contract of the attacked fence allows: something, so that it is a contract and not a wall.
 fn contract() -> serde_json::Value {
     json!({ "egress": [
-        { "host": "crm.example", "quic": true },
+        { "host": "crm.example", "tls": false, "quic": true },
         { "cidr": "203.0.113.20/32", "ports": [443], "protocol": "udp" },
     ]})
 }

@@ -93,7 +93,7 @@ fn trusting(world: &World, url: &str, keys: &(String, String), admin: &str, more
 }
 
 fn guard() -> Value {
-    json!({ "egress": [{ "host": "crm.example", "groups": ["crm"] }],
+    json!({ "egress": [{ "host": "crm.example", "tls": false, "groups": ["crm"] }],
         "token": { "cst_max_ttl_seconds": 900, "require_scope_hash": true, "policy_hash_pinning": "required" } })
 }
 
@@ -194,13 +194,13 @@ fn over_tls_only_the_named_certificates_count() {
     let url = "https://authority.example:9480";
     trusting(&world, url, &keys, &admin, &format!("ca = \"{good}\"\n{hosts}"));
     world.start();
-    let payload = world.payload(json!({ "egress": [{ "host": "crm.example" }] }));
+    let payload = world.payload(json!({ "egress": [{ "host": "crm.example", "tls": false }] }));
     let signed = world.sign(&payload);
     let told = world.json(&["wpc", "publish", signed.to_str().unwrap(), "--admin-token", &admin]);
     let hash = told["policy_hash_b64u"].as_str().unwrap().to_owned();
     world.clawguard(&["wpc", "use", &hash, "--agent", "a"]).ok();
     // Another certificate, the platform's, or the right one under another name: nothing comes.
-    let payload = world.payload(json!({ "egress": [{ "host": "crm.example" }] }));
+    let payload = world.payload(json!({ "egress": [{ "host": "crm.example", "tls": false }] }));
     let signed = world.sign(&payload);
     let told = world.json(&["wpc", "publish", signed.to_str().unwrap(), "--admin-token", &admin]);
     let hash = told["policy_hash_b64u"].as_str().unwrap().to_owned();

@@ -8,7 +8,7 @@ use e2e::{Identity::Nobody, World};
 use serde_json::{Value, json};
 
 fn crm() -> Value {
-    json!({ "egress": [{ "host": "crm.example", "groups": ["crm"] }] })
+    json!({ "egress": [{ "host": "crm.example", "tls": false, "groups": ["crm"] }] })
 }
 
 /// Writes a file as it is.
@@ -41,7 +41,10 @@ fn what_is_wrong_is_refused_and_what_was_before_stays_in_force() {
             "different groups",
         ),
         (
-            json!({ "egress": [{ "cidr": "203.0.113.10/32", "ports": [443], "groups": ["x"] }, { "host": "crm.example" }] }),
+            json!({ "egress": [
+                { "cidr": "203.0.113.10/32", "ports": [443], "groups": ["x"] },
+                { "host": "crm.example", "tls": false },
+            ] }),
             "different groups",
         ),
         (json!({ "egres": [] }), "metadata.clawguard.v1.egres is unknown"),
@@ -94,7 +97,7 @@ fn what_is_wrong_is_refused_and_what_was_before_stays_in_force() {
 fn an_envelope_that_does_not_hold_is_refused() {
     let mut world = World::up();
     world.use_contract("a", crm());
-    let payload = world.payload(json!({ "egress": [{ "host": "evil.example" }] }));
+    let payload = world.payload(json!({ "egress": [{ "host": "evil.example", "tls": false }] }));
     let good = fs::read_to_string(world.sign(&payload)).unwrap();
     let value: Value = serde_json::from_str(&good).unwrap();
     let with = |change: &dyn Fn(&mut Value)| {
@@ -143,9 +146,9 @@ fn an_envelope_that_does_not_hold_is_refused() {
 #[test]
 fn an_older_contract_comes_back_only_on_purpose() {
     let mut world = World::up();
-    let older = world.payload(json!({ "sequence": 7, "egress": [{ "host": "evil.example" }] }));
+    let older = world.payload(json!({ "sequence": 7, "egress": [{ "host": "evil.example", "tls": false }] }));
     let older = world.sign(&older);
-    world.use_contract("a", json!({ "sequence": 8, "egress": [{ "host": "crm.example" }] }));
+    world.use_contract("a", json!({ "sequence": 8, "egress": [{ "host": "crm.example", "tls": false }] }));
     refused(&world, &older, "its sequence is 7, and 8 was accepted for policy_id test before");
     // For one job: the same.
     let path = older.to_str().unwrap();
@@ -236,12 +239,16 @@ fn an_expired_contract_ends_its_live_connections_and_says_why() {
 #[test]
 fn a_new_contract_ends_what_it_no_longer_allows_and_nothing_else() {
     let mut world = World::up();
-    world.use_contract("a", json!({ "egress": [{ "host": "crm.example" }, { "host": "chat.example" }] }));
+    world.use_contract(
+        "a",
+        json!({ "egress": [{ "host": "crm.example", "tls": false }, { "host": "chat.example", "tls": false }] }),
+    );
     let mut crm = world.agent_on("a", Nobody, &["talk", "203.0.113.10:443"]);
     let mut chat = world.agent_on("a", Nobody, &["talk", "203.0.113.20:443"]);
     crm.until("connected");
     chat.until("connected");
-    let view = world.use_contract("a", json!({ "egress": [{ "host": "chat.example", "groups": ["channel"] }] }));
+    let view =
+        world.use_contract("a", json!({ "egress": [{ "host": "chat.example", "tls": false, "groups": ["channel"] }] }));
     assert_eq!(view["sockets_destroyed"], 1);
     assert_eq!(crm.until("read"), "read ECONNABORTED");
     assert_eq!(chat.ask("on", "got"), "got on");
@@ -272,7 +279,7 @@ fn a_contract_whose_stored_copy_was_changed_is_not_taken_up_again() {
 fn a_job_can_have_a_contract_of_its_own() {
     let mut world = World::up();
     world.use_contract("a", crm());
-    let payload = world.payload(json!({ "egress": [{ "host": "chat.example" }] }));
+    let payload = world.payload(json!({ "egress": [{ "host": "chat.example", "tls": false }] }));
     let file = world.sign(&payload);
     let probe = world.directory.join("probe");
     let words = ["each", "tcp", "203.0.113.10:443", "tcp", "203.0.113.20:443"];
@@ -290,7 +297,10 @@ fn a_way_to_a_model_that_is_not_the_contracts_is_told_and_answered() {
         world.use_contract(
             "a",
             json!({
-                "egress": [{ "host": "crm.example", "class": "write" }, { "host": "chat.example", "class": "read" }],
+                "egress": [
+                    { "host": "crm.example", "tls": false, "class": "write" },
+                    { "host": "chat.example", "tls": false, "class": "read" },
+                ],
                 "model": { "on_bypass": on_bypass },
             }),
         );

@@ -15,7 +15,9 @@ const GONE: &str = "203.0.113.20:8443";
 
 fn contract() -> Value {
     let both = |host: &str, port: u16, group: &str| {
-        ["tcp", "udp"].map(|protocol| json!({ "host": host, "ports": [port], "protocol": protocol, "groups": [group] }))
+        ["tcp", "udp"].map(
+            |protocol| json!({ "host": host, "tls": false, "ports": [port], "protocol": protocol, "groups": [group] }),
+        )
     };
     let egress = [both("crm.example", 443, "crm"), both("chat.example", 8443, "gone")].concat();
     json!({ "egress": egress })
@@ -49,8 +51,8 @@ fn storm(world: &mut World, disturb: impl FnOnce(&mut World)) -> Outcome {
         world.start();
     }
     // What is shut for this agent is open for its neighbours.
-    let neighbours = json!({ "egress": [{ "host": "evil.example", "ports": [9999] },
-        { "host": "evil.example", "ports": [9999], "protocol": "udp" }] });
+    let neighbours = json!({ "egress": [{ "host": "evil.example", "tls": false, "ports": [9999] },
+        { "host": "evil.example", "tls": false, "ports": [9999], "protocol": "udp" }] });
     world.use_contract("0", neighbours.clone());
     world.use_contract("a", contract());
     world.use_contract("z", neighbours);

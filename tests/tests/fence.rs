@@ -12,8 +12,8 @@ fn what_the_contract_names_passes_and_the_rest_gets_an_errno_at_once() {
     world.use_contract(
         "a",
         json!({ "egress": [
-            { "host": "crm.example" },
-            { "host": "chat.example", "ports": [7001] },
+            { "host": "crm.example", "tls": false },
+            { "host": "chat.example", "tls": false, "ports": [7001] },
             { "cidr": "203.0.113.30/32", "ports": [7002], "protocol": "udp" },
         ]}),
     );
@@ -180,7 +180,7 @@ fn unix_sockets_are_there_if_the_contract_says_so() {
 #[test]
 fn a_socket_stays_fenced_when_its_process_leaves_the_cgroup() {
     let mut world = World::up();
-    world.use_contract("a", json!({ "egress": [{ "host": "crm.example" }] }));
+    world.use_contract("a", json!({ "egress": [{ "host": "crm.example", "tls": false }] }));
     let mut talk = world.agent_on("a", Nobody, &["talk", "203.0.113.10:443"]);
     talk.until("connected");
     assert_eq!(talk.ask("one", "got"), "got one");
@@ -274,7 +274,7 @@ fn observe_mode_lets_everything_pass_and_records_what_it_would_deny() {
     let mut world = World::new();
     world.configure("[[agent]]\nname = \"a\"\nmode = \"observe\"");
     world.start();
-    world.use_contract("a", json!({ "egress": [{ "host": "crm.example", "groups": ["crm"] }] }));
+    world.use_contract("a", json!({ "egress": [{ "host": "crm.example", "tls": false, "groups": ["crm"] }] }));
     let words = ["each", "tcp", "203.0.113.10:443", "tcp", "203.0.113.99:443", "udp", "203.0.113.99:7002"];
     let run = world.agent("a", Nobody, &words).ok();
     assert_eq!(run.out, "tcp 203.0.113.10:443 ok hello\ntcp 203.0.113.99:443 ok hello\nudp 203.0.113.99:7002 ok hello");
@@ -296,7 +296,7 @@ fn observe_mode_lets_everything_pass_and_records_what_it_would_deny() {
 #[test]
 fn options_that_reach_around_the_packet_hooks_are_refused() {
     let mut world = World::up();
-    world.use_contract("a", json!({ "egress": [{ "host": "crm.example" }] }));
+    world.use_contract("a", json!({ "egress": [{ "host": "crm.example", "tls": false }] }));
     let lines = |out: String| out.lines().skip(3).map(str::to_owned).collect::<Vec<_>>();
     let refused = ["freebind EPERM", "device EPERM", "pacing EPERM", "txtime EPERM"];
     assert_eq!(lines(world.agent("a", Nobody, &["sockopt"]).ok().out), refused);

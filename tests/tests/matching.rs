@@ -5,7 +5,7 @@ use e2e::{Identity::Nobody, Service, World};
 use serde_json::{Value, json};
 
 fn contract() -> Value {
-    json!({ "egress": [{ "host": "crm.example" }] })
+    json!({ "egress": [{ "host": "crm.example", "tls": false }] })
 }
 
 /// A world in which one service is an agent's, by its cgroup, and the daemon does not run yet.
@@ -59,7 +59,7 @@ fn a_socket_from_outside_is_found_ended_and_told() {
 fn in_observe_mode_a_matched_service_goes_on_and_a_kill_still_holds() {
     let (mut world, service) = matched("observe");
     world.start();
-    world.use_contract("prey", json!({ "egress": [{ "host": "crm.example", "groups": ["crm"] }] }));
+    world.use_contract("prey", json!({ "egress": [{ "host": "crm.example", "tls": false, "groups": ["crm"] }] }));
     let said = |to: &str| service.run(&["tcp", to, "x"]).out;
     assert_eq!(said("203.0.113.99:443"), "ok x");
     world.eventually("the count", |world| {
@@ -88,7 +88,7 @@ fn a_service_that_is_started_again_is_matched_again() {
 fn a_unit_that_starts_again_at_once_is_never_outside_the_fence_and_gets_nothing_more() {
     let mut world = World::up();
     world.use_contract("a", contract());
-    world.use_contract("b", json!({ "egress": [{ "host": "evil.example", "ports": [9999] }] }));
+    world.use_contract("b", json!({ "egress": [{ "host": "evil.example", "tls": false, "ports": [9999] }] }));
     let service = world.service("restless");
     world.enrol(&service, "a").ok();
     std::thread::scope(|scope| {

@@ -13,7 +13,7 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 fn contract() -> Value {
-    json!({ "egress": [{ "host": "crm.example", "groups": ["crm"] }] })
+    json!({ "egress": [{ "host": "crm.example", "tls": false, "groups": ["crm"] }] })
 }
 
 #[test]

@@ -188,7 +188,7 @@ impl Drop for Prometheus {
 #[test]
 fn a_real_prometheus_raises_what_a_real_daemon_tells() {
     let mut world = World::up();
-    world.use_contract("a", json!({ "egress": [{ "host": "crm.example" }] }));
+    world.use_contract("a", json!({ "egress": [{ "host": "crm.example", "tls": false }] }));
     let prometheus = Prometheus::start(&world);
     world.eventually("a scrape", |_| {
         let up = prometheus.get("/api/v1/query?query=up%7Bjob%3D%22clawguard%22%7D%20%3D%3D%201");

@@ -7,7 +7,7 @@ use e2e::{Identity::Nobody, World};
 use serde_json::{Value, json};
 
 fn contract() -> Value {
-    json!({ "egress": [{ "host": "crm.example" }] })
+    json!({ "egress": [{ "host": "crm.example", "tls": false }] })
 }
 
 fn world() -> World {

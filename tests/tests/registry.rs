@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 const CRM: &str = "203.0.113.10:443";
 
 fn crm() -> Value {
-    json!({ "egress": [{ "host": "crm.example", "groups": ["crm"] }] })
+    json!({ "egress": [{ "host": "crm.example", "tls": false, "groups": ["crm"] }] })
 }
 
 fn asking(world: &World, registry: &Registry, more: &str) {
@@ -80,7 +80,7 @@ fn a_contract_comes_by_its_hash_and_stays_when_the_registry_goes() {
     // The cache is verified again: what was changed in it, or put in another's place, is not taken.
     world.stop();
     let stored = world.directory.join(format!("var/lib/clawguard/contracts/{hash}.json"));
-    let other = world.payload(json!({ "egress": [{ "host": "evil.example" }] }));
+    let other = world.payload(json!({ "egress": [{ "host": "evil.example", "tls": false }] }));
     fs::copy(world.sign(&other), stored).unwrap();
     world.start();
     let run = world.agent("a", Nobody, &["tcp", "203.0.113.99:443", "x"]);
@@ -94,7 +94,7 @@ fn a_registry_that_is_down_slow_or_lies_gives_nothing_and_what_is_in_force_stays
     let first = offered(&mut world, &registry, crm());
     world.clawguard(&["wpc", "use", &first, "--agent", "a"]).ok();
     let wanted = offered(&mut world, &registry, crm());
-    let other = world.payload(json!({ "egress": [{ "host": "evil.example" }] }));
+    let other = world.payload(json!({ "egress": [{ "host": "evil.example", "tls": false }] }));
     let other = fs::read_to_string(world.sign(&other)).unwrap();
     let stranger = PrivateKey::from_seed(&[0x99; 32]);
     let payload = world.payload(crm());
@@ -188,7 +188,7 @@ fn an_agent_whose_contract_is_not_here_gets_it_once_the_registry_gives_it() {
 #[test]
 fn a_job_may_be_under_a_contract_that_only_the_registry_has() {
     let (mut world, registry) = up();
-    world.use_contract("a", json!({ "egress": [{ "host": "chat.example" }] }));
+    world.use_contract("a", json!({ "egress": [{ "host": "chat.example", "tls": false }] }));
     let hash = offered(&mut world, &registry, crm());
     let run = run_under(&world, &hash);
     assert_eq!(run.ok().out, "ok x");

@@ -18,7 +18,7 @@ const BOTH: [Identity; 2] = [Nobody, NamespaceRoot];
 
 fn world() -> World {
     let mut world = World::up();
-    world.use_contract("a", json!({ "egress": [{ "host": "crm.example" }] }));
+    world.use_contract("a", json!({ "egress": [{ "host": "crm.example", "tls": false }] }));
     world
 }
 

@@ -8,10 +8,10 @@ use serde_json::{Value, json};
 
 fn contract() -> Value {
     json!({ "egress": [
-        { "host": "crm.example", "groups": ["crm"], "class": "read" },
+        { "host": "crm.example", "tls": false, "groups": ["crm"], "class": "read" },
         { "cidr": "203.0.113.10/32", "ports": [7002], "protocol": "udp", "groups": ["crm"] },
-        { "host": "chat.example", "groups": ["channel"] },
-        { "host": "video.example", "groups": ["media"] },
+        { "host": "chat.example", "tls": false, "groups": ["channel"] },
+        { "host": "video.example", "tls": false, "groups": ["media"] },
     ], "groups": [{ "name": "crm", "risk": "low" }] })
 }
 
@@ -89,7 +89,7 @@ fn listeners_survive_a_kill() {
     world.use_contract(
         "a",
         json!({
-            "egress": [{ "host": "crm.example", "groups": ["crm"] }],
+            "egress": [{ "host": "crm.example", "tls": false, "groups": ["crm"] }],
             "listen": [{ "cidr": "203.0.113.0/24", "ports": [7700] }],
         }),
     );
@@ -160,7 +160,7 @@ fn modes_leave_chat_up_until_lockdown() {
 #[test]
 fn an_endpoint_is_dead_while_any_of_its_groups_is() {
     let mut world = World::up();
-    world.use_contract("a", json!({ "egress": [{ "host": "crm.example", "groups": ["one", "two"] }] }));
+    world.use_contract("a", json!({ "egress": [{ "host": "crm.example", "tls": false, "groups": ["one", "two"] }] }));
     let alive = |world: &World| world.agent("a", Nobody, &["tcp", "203.0.113.10:443", "x"]).ok().out == "ok x";
     kill(&world, "one");
     kill(&world, "two");
@@ -270,7 +270,7 @@ fn what_makes_no_sense_is_refused_with_one_clear_error() {
     let mut world = World::up();
     world.use_contract(
         "a",
-        json!({ "egress": [{ "host": "crm.example" }], "groups": [{ "name": "far", "tools": ["x/y"] }] }),
+        json!({ "egress": [{ "host": "crm.example", "tls": false }], "groups": [{ "name": "far", "tools": ["x/y"] }] }),
     );
     for (words, status, expected) in [
         (&["kill", "nothing", "--reason", "x"][..], 1, "there is no group nothing"),
@@ -396,7 +396,7 @@ fn a_kill_of_one_job_ends_with_the_job() {
 fn a_hook_that_somebody_takes_off_is_seen() {
     let mut world = World::up();
     assert_eq!(world.metric("clawguard_hook_armed{hook=\"connect4\"}"), 1.0);
-    let link = world.pins().join(format!("v{}/links/connect4", 1));
+    let link = world.pins().join(format!("v{}/links/connect4", clawguard_common::ABI));
     sys::bpf::link_detach(sys::bpf::pinned(&link).unwrap()).unwrap();
     assert_eq!(world.metric("clawguard_hook_armed{hook=\"connect4\"}"), 0.0);
     assert_eq!(world.metric("clawguard_hook_armed{hook=\"connect6\"}"), 1.0);

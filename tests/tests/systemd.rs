@@ -25,7 +25,7 @@ fn guarded(world: &mut World, units: &[(&str, &str)]) -> Machine {
     fs::copy(world.directory.join("etc/clawguard/clawguard.toml"), machine.file("/etc/clawguard/clawguard.toml"))
         .unwrap();
     machine.ok("systemctl start clawguard.service clawguard-gateway.service");
-    let payload = world.payload(json!({ "egress": [{ "host": "crm.example" }] }));
+    let payload = world.payload(json!({ "egress": [{ "host": "crm.example", "tls": false }] }));
     fs::copy(world.sign(&payload), machine.file("/run/contract.json")).unwrap();
     machine.ok("clawguard wpc use /run/contract.json --agent agent");
     machine

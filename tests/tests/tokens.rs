@@ -42,7 +42,7 @@ fn trusting(world: &World, registry: &str, trust: &str) {
 }
 
 fn demanding() -> Value {
-    json!({ "egress": [{ "host": "crm.example", "groups": ["crm"] }],
+    json!({ "egress": [{ "host": "crm.example", "tls": false, "groups": ["crm"] }],
         "token": { "cst_max_ttl_seconds": 900, "require_scope_hash": true, "policy_hash_pinning": "required" } })
 }
 
@@ -457,7 +457,7 @@ fn tokens_of_an_issuer_that_is_no_longer_trusted_end() {
 #[test]
 fn a_contract_that_begins_to_demand_tokens_ends_what_goes_without_one() {
     let (mut world, _) = alone();
-    under(&mut world, json!({ "egress": [{ "host": "crm.example" }] }));
+    under(&mut world, json!({ "egress": [{ "host": "crm.example", "tls": false }] }));
     let mut talk = world.agent_on("a", Nobody, &["talk", CRM]);
     talk.until("connected");
     under(&mut world, demanding());
@@ -579,7 +579,7 @@ fn a_halt_contract_a_revocation_and_a_kill_each_stop_a_job_alone() {
         let (mut talk, mut each) = if way == "revocation" {
             (job_on(&world, "j", &tokens[0], &["talk", CRM]), job_on(&world, "k", &tokens[1], &["each-line"]))
         } else {
-            under(&mut world, json!({ "egress": [{ "host": "crm.example" }] }));
+            under(&mut world, json!({ "egress": [{ "host": "crm.example", "tls": false }] }));
             (world.agent_on("a", Nobody, &["talk", CRM]), world.agent_on("a", Nobody, &["each-line"]))
         };
         talk.until("connected");

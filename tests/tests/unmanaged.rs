@@ -38,7 +38,7 @@ fn processes_that_are_nobodys_see_no_difference() {
     let before = all(&world);
     assert!(before[0].len() > 100, "{}", before[0]);
     world.start();
-    world.use_contract("a", json!({ "egress": [{ "host": "crm.example" }] }));
+    world.use_contract("a", json!({ "egress": [{ "host": "crm.example", "tls": false }] }));
     assert_eq!(all(&world), before);
     world.json(&["mode", "lockdown", "--reason", "test"]);
     assert_eq!(all(&world), before);
@@ -57,7 +57,7 @@ fn programs_of_others_on_a_matched_cgroup_stay_and_both_must_allow() {
     assert!(before.contains(&program), "{before}");
     other.configure(&format!("[[agent]]\nname = \"prey\"\nmatch = {{ cgroup = \"{}\" }}", service.name));
     other.signal_daemon(nix::sys::signal::Signal::SIGHUP);
-    other.use_contract("prey", json!({ "egress": [{ "host": "crm.example" }] }));
+    other.use_contract("prey", json!({ "egress": [{ "host": "crm.example", "tls": false }] }));
     other.eventually("the match", |_| attached_to(&service.directory).matches("cgroup_inet_egress").count() >= 2);
     assert_eq!(service.run(&["tcp", "203.0.113.99:443", "x"]).out, "EPERM");
     other.stop();
@@ -94,8 +94,8 @@ fn two_instances_side_by_side_have_nothing_to_do_with_each_other() {
     let mut one = World::up();
     let mut other = one.sibling();
     other.start();
-    one.use_contract("a", json!({ "egress": [{ "host": "crm.example" }] }));
-    other.use_contract("a", json!({ "egress": [{ "host": "chat.example" }] }));
+    one.use_contract("a", json!({ "egress": [{ "host": "crm.example", "tls": false }] }));
+    other.use_contract("a", json!({ "egress": [{ "host": "chat.example", "tls": false }] }));
     let tries = ["each", "tcp", "203.0.113.10:443", "tcp", "203.0.113.20:443"];
     let said = |world: &World| world.agent("a", Nobody, &tries).ok().out;
     assert_eq!(said(&one), "tcp 203.0.113.10:443 ok hello\ntcp 203.0.113.20:443 EPERM");

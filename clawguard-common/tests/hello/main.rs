@@ -3,7 +3,7 @@
 mod made;
 mod properties;
 
-use clawguard_common::hello::{AGAIN_BYTES, GREETING_BUFFER, LONGEST_HELLO, Reader, again_byte, name_byte, seen};
+use clawguard_common::hello::{AGAIN_RANDOM, ANSWER_RANDOM, GREETING_BUFFER, LONGEST_HELLO, Reader, name_byte, seen};
 use made::{CHANGE, EXTENSIONS, Found, at_once, extension, hello, in_pieces, message, named, names, part, record};
 use properties::reference;
 
@@ -293,11 +293,9 @@ fn names_are_compared_in_small_letters_and_have_no_others() {
 }
 
 #[test]
-fn asking_again_is_told_by_record_message_and_random() {
-    let fixed: Vec<u32> = (0..AGAIN_BYTES).filter(|at| again_byte(*at).is_some()).collect();
-    let expected: Vec<u32> = [0, 5].into_iter().chain(11..43).collect();
-    assert_eq!(fixed, expected);
-    assert_eq!((again_byte(0), again_byte(5)), (Some(22), Some(2)));
-    assert_eq!((again_byte(11), again_byte(42)), (Some(0xcf), Some(0x9c)));
-    assert_eq!(again_byte(AGAIN_BYTES), None);
+fn asking_again_is_told_by_a_random_that_no_server_draws() {
+    let random = AGAIN_RANDOM.map(u64::to_ne_bytes).concat();
+    // RFC 8446 section 4.1.3: the SHA-256 of "HelloRetryRequest".
+    assert_eq!((&random[..2], &random[30..]), (&[0xcf, 0x21][..], &[0x33, 0x9c][..]));
+    assert_eq!(ANSWER_RANDOM, 11);
 }

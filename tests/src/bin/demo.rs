@@ -64,8 +64,8 @@ fn main() {
         "sequence": 1,
         "not_after": "2100-01-01T00:00:00Z",
         "egress": [
-            { "host": "crm.example", "class": "write", "groups": ["crm"] },
-            { "host": "chat.example", "groups": ["channel"] },
+            { "host": "crm.example", "tls": false, "class": "write", "groups": ["crm"] },
+            { "host": "chat.example", "tls": false, "groups": ["channel"] },
         ],
         "groups": [{ "name": "crm", "risk": "low" }],
     } } });
