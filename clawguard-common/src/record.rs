@@ -427,9 +427,12 @@ pub struct Endpoint {
     pub port: u16,
     /// IP protocol number.
     pub protocol: u8,
-    /// 1 if the address on the wire is a loopback address.
+    /// 1 if the address on the wire is a loopback address. In decisions [`INBOUND`] may be added.
     pub loopback: u8,
 }
+
+/// Of an [`Endpoint`] in a denial: others began the TCP flow, and the port is the job's own.
+pub const INBOUND: u8 = 2;
 
 /// The last verdict on a socket's flow, so that the next packet costs one comparison.
 ///

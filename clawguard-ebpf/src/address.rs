@@ -124,7 +124,7 @@ fn connect(ctx: &SockAddrContext, hook: Hook) -> i32 {
     let generation = HOST.get(0).map_or(0, |host| host.generation);
     // SAFETY: this kind of program has the look-up helpers, and `judge` writes the whole verdict.
     let verdict = unsafe {
-        judge(ctx.sock_addr.cast(), &flowing, room.as_mut_ptr());
+        judge(ctx.sock_addr.cast(), &raw mut flowing, room.as_mut_ptr());
         room.assume_init_mut()
     };
     if !known || !forget(verdict) {
@@ -170,7 +170,7 @@ fn sendmsg(ctx: &SockAddrContext, hook: Hook) -> i32 {
     flowing.lives = flow::is_last(&stamp.flow, &flowing.remote);
     // SAFETY: this kind of program has the look-up helpers, and `judge` writes the whole verdict.
     let verdict = unsafe {
-        judge(ctx.sock_addr.cast(), &flowing, room.as_mut_ptr());
+        judge(ctx.sock_addr.cast(), &raw mut flowing, room.as_mut_ptr());
         room.assume_init_mut()
     };
     if !known || !forget(verdict) {

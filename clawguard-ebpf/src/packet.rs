@@ -1,6 +1,6 @@
 //! `cgroup_skb/egress` and `ingress`: the authority. Attached at managed cgroups, so that nobody else pays for it.
 
-use core::{ffi::c_void, mem::MaybeUninit};
+use core::{ffi::c_void, mem::MaybeUninit, ptr};
 
 use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_sk_fullsock, macros::cgroup_skb, programs::SkBuffContext};
 use clawguard_common::{Addr, Endpoint, Hook, JOB_NONE, Reason, Stamp, protocol, rule, stamp};
@@ -86,8 +86,7 @@ unsafe fn judged(skb: *mut __sk_buff, socket: *mut c_void, stamp: *mut Stamp, mu
     // SAFETY: all of it was written.
     let flowing = unsafe { room.assume_init_mut() };
     let known = forget(flowing);
-    let remote = &flowing.remote;
-    let tcp = remote.protocol == protocol::TCP;
+    let tcp = flowing.remote.protocol == protocol::TCP;
     let outgoing = tcp && stamp.flags & stamp::OUTGOING != 0;
     flowing.by = match (tcp, outgoing) {
         (true, true) => By::Egress,
@@ -95,12 +94,13 @@ unsafe fn judged(skb: *mut __sk_buff, socket: *mut c_void, stamp: *mut Stamp, mu
         (false, _) => By::Either,
     };
     // A TCP socket was judged when it connected; of what any other sent, its last flow is known.
-    flowing.lives = outgoing || (!tcp && flow::is_last(&stamp.flow, remote));
+    flowing.lives = outgoing || (!tcp && flow::is_last(&stamp.flow, &flowing.remote));
     // SAFETY: this kind of program has the look-up helpers, and `judge` writes the whole verdict.
     let verdict = unsafe {
-        judge(skb.cast(), flowing, verdict.as_mut_ptr());
+        judge(skb.cast(), ptr::from_mut(flowing), verdict.as_mut_ptr());
         verdict.assume_init_mut()
     };
+    let remote = &flowing.remote;
     if !known || !forget(verdict) {
         verdict.reason = Reason::Internal;
     }

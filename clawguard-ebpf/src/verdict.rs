@@ -4,8 +4,8 @@ use core::{ffi::c_void, mem::MaybeUninit, ptr};
 
 use aya_ebpf::helpers::generated::{bpf_ktime_get_boot_ns, bpf_probe_read_kernel};
 use clawguard_common::{
-    ADDRESS, Addr, Endpoint, ExactKey, Groups, Hook, Host, JOB_NONE, Job, LearnedKey, NO_RULE, PolicyHead, RangeData,
-    Reason, Rule, bound, group, guard, job, policy, protocol, side, tag,
+    ADDRESS, Addr, Endpoint, ExactKey, Groups, Hook, Host, INBOUND, JOB_NONE, Job, LearnedKey, NO_RULE, PolicyHead,
+    RangeData, Reason, Rule, bound, group, guard, job, policy, protocol, side, tag,
 };
 
 use crate::{
@@ -160,15 +160,16 @@ pub(crate) struct Flowing {
     pub(crate) lives: bool,
 }
 
-/// Judges the other end of a flow.
+/// Judges the other end of a flow. Of one that others began and that is denied, `remote` has the socket's own port then: a rule
+/// would have to name that, and the caller's is chance.
 ///
 /// # Safety
 ///
 /// `ctx` is the program's context, of a kind that has the socket look-up helpers; the others are live.
 #[inline(never)]
-pub(crate) unsafe fn judge(ctx: *mut c_void, flow: *const Flowing, verdict: *mut Verdict) {
+pub(crate) unsafe fn judge(ctx: *mut c_void, flow: *mut Flowing, verdict: *mut Verdict) {
     // SAFETY: the caller's promise.
-    let flow = unsafe { &*flow };
+    let flow = unsafe { &mut *flow };
     let owner = flow.owner;
     // SAFETY: the caller's promise.
     let verdict = unsafe { refuse(verdict, owner, Reason::JobOver) };
@@ -218,6 +219,10 @@ pub(crate) unsafe fn judge(ctx: *mut c_void, flow: *const Flowing, verdict: *mut
         if verdict.now_ns >= verdict.deadline_ns {
             verdict.reason = if verdict.now_ns >= head.deadline_ns { Reason::Expired } else { Reason::TokenEnded };
         }
+    }
+    if !verdict.allows() && matches!(flow.by, By::Listen) {
+        flow.remote.loopback |= INBOUND;
+        flow.remote.port = flow.local_port;
     }
     // Last, because a kill holds whatever else is true, in observe mode too.
     if is_killed(verdict) {

@@ -414,7 +414,9 @@ fn a_guard_that_is_killed_at_any_moment_opens_nothing_and_leaks_nothing() {
                 let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
             }
         }
-        asking.map(|asked| asked.join().unwrap());
+        for asked in asking {
+            asked.join().unwrap();
+        }
     });
     assert_eq!((world.far.asked("evil.example"), world.far.heard(b"shared.example")), (0, 0));
 }

@@ -209,6 +209,8 @@ fn the_api_is_the_one_that_is_described() {
         ("GET", "/v1/decisions", "/v1/decisions", String::new()),
         ("GET", "/v1/agents/{name}/wpc", "/v1/agents/a/wpc", String::new()),
         ("PUT", "/v1/agents/{name}/wpc", "/v1/agents/a/wpc", format!("{{\"envelope\":{envelope}}}")),
+        ("GET", "/v1/agents/{name}/observed", "/v1/agents/a/observed", String::new()),
+        ("DELETE", "/v1/agents/{name}/observed", "/v1/agents/a/observed", String::new()),
     ];
     let mut told = BTreeSet::new();
     for (method, path, actual, body) in calls {

@@ -11,6 +11,7 @@ mod explain;
 mod flip;
 mod gateway;
 mod keygen;
+mod observed;
 mod protect;
 mod remote;
 mod run;

@@ -37,11 +37,17 @@ pub(crate) struct Arguments {
 
 #[derive(clap::Subcommand)]
 enum Verb {
-    /// Print a contract to begin with.
+    /// Print a contract to begin with, or the narrowest that would have allowed what an agent in observe mode did.
     New {
-        /// Its policy_id.
-        #[arg(long, default_value = "my-agent")]
-        policy_id: String,
+        /// Its policy_id: `my-agent`, or that of the contract in force for the agent.
+        #[arg(long, value_name = "ID")]
+        policy_id: Option<String>,
+        /// What this agent was seen to do: its contract with that added. What is left out is told, with why.
+        #[arg(long, value_name = "AGENT")]
+        from_observed: Option<String>,
+        /// Where to write the payload instead of printing it.
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
     },
     /// Print a payload's hash.
     Hash {
@@ -125,7 +131,12 @@ enum Verb {
 
 pub(crate) fn run(context: &Context, arguments: &Arguments) -> Done {
     match &arguments.verb {
-        Verb::New { policy_id } => new(policy_id),
+        Verb::New { policy_id, from_observed: Some(agent), out } => {
+            super::observed::new(context, agent, policy_id.clone(), out.as_deref())
+        }
+        Verb::New { policy_id, from_observed: None, out } => {
+            new(policy_id.as_deref().unwrap_or("my-agent"), out.as_deref())
+        }
         Verb::Hash { file } => {
             let (_, payload) = payload(file)?;
             let hash = payload.canonical_hash().to_string();
@@ -165,12 +176,20 @@ fn payload(file: &Path) -> Result<(Option<Envelope>, Value), Failure> {
     Ok((Some(envelope), payload))
 }
 
-fn new(policy_id: &str) -> Done {
-    let not_after = Instant(sys::clock::wall_ns().saturating_add(30 * 86_400 * 1_000_000_000)).format();
+/// When a contract that is begun today ends, unless somebody writes otherwise.
+pub(crate) fn in_a_month() -> Instant {
+    Instant(sys::clock::wall_ns().saturating_add(30 * 86_400 * 1_000_000_000))
+}
+
+/// The issuer of a payload that nobody has claimed yet.
+pub(crate) const NOBODY: &str = "did:key:REPLACE-WITH-YOURS";
+
+fn new(policy_id: &str, out: Option<&Path>) -> Done {
+    let not_after = in_a_month().format();
     let template = json!({
         "policy_version": "1",
         "policy_id": policy_id,
-        "issuer_did": "did:key:REPLACE-WITH-YOURS",
+        "issuer_did": NOBODY,
         "metadata": { "clawguard.v1": {
             "sequence": 1,
             "not_after": not_after,
@@ -182,7 +201,11 @@ fn new(policy_id: &str) -> Done {
             "groups": [{ "name": "crm", "risk": "low" }],
         }}
     });
-    stdio::say(&format!("{}\n", serde_json::to_string_pretty(&template).unwrap_or_default())).map(drop)
+    let text = format!("{}\n", serde_json::to_string_pretty(&template).unwrap_or_default());
+    match out {
+        None => stdio::say(&text).map(drop),
+        Some(out) => fs::write(out, text).map_err(|error| of(out)(&error)),
+    }
 }
 
 fn sign(context: &Context, file: &Path, key: &Path, out: Option<&Path>) -> Done {

@@ -488,7 +488,7 @@ pub struct DecisionView {
     pub job: String,
     /// `tcp`, `udp`, or what was asked for instead.
     pub protocol: String,
-    /// The other end: ADDRESS:PORT.
+    /// The other end: ADDRESS:PORT. Where others called the job, the port is the job's own.
     pub remote: String,
     /// The first caller's process; 0 if the packet path has none.
     pub pid: u32,
@@ -512,4 +512,65 @@ pub struct DecisionView {
 pub struct Decisions {
     /// The newest last.
     pub decisions: Vec<DecisionView>,
+}
+
+/// Something that passed only because the agent is in observe mode, once for all times that it did.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ObservedEntry {
+    /// `host` (by name), `address`, `inbound` (others called it), `name` (a question for one) or `other` (a kind of socket, a
+    /// socket option).
+    pub kind: String,
+    /// The name that was called for, that led to the other end, or that was asked for; empty where none is known.
+    pub name: String,
+    /// The other end's address; for `host` the first one that was seen; empty where there is none.
+    pub address: String,
+    /// `tcp`, `udp`, or what was asked for instead.
+    pub protocol: String,
+    /// The other end's port; for `inbound` the agent's own, 0 where it is not known.
+    pub port: u16,
+    /// Whether a TLS ClientHello for the name was seen.
+    pub tls: bool,
+    /// Whether other names that the agent asked for led to the same address.
+    pub shared: bool,
+    /// Why it would have been denied.
+    pub reason: String,
+    /// How often it was decided.
+    pub count: u64,
+    /// When it was first seen (RFC 3339).
+    pub first_at: String,
+    /// When it was last seen (RFC 3339).
+    pub last_at: String,
+    /// One process that did it; 0 if none is known.
+    pub pid: u32,
+    /// Its command.
+    pub command: String,
+    /// Its job.
+    pub job: String,
+}
+
+/// `GET /v1/agents/{name}/observed`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ObservedView {
+    /// The agent.
+    pub agent: String,
+    /// Its mode: `enforce` or `observe`.
+    pub mode: String,
+    /// The contract in force for it.
+    pub wpc_hash: Option<String>,
+    /// That contract's payload.
+    pub contract: Option<serde_json::Value>,
+    /// How often something was seen for which there was no room any more.
+    pub left_out: u64,
+    /// What was seen, sorted.
+    pub entries: Vec<ObservedEntry>,
+}
+
+/// The answer to `DELETE /v1/agents/{name}/observed`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ObservedForgotten {
+    /// The agent.
+    pub agent: String,
+    /// How many entries there were.
+    pub forgotten: u64,
 }

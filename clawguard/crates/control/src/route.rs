@@ -35,10 +35,14 @@ pub enum Route {
     Contract,
     /// Puts a contract in force.
     UseContract,
+    /// What an agent in observe mode was seen to do.
+    Observed,
+    /// Begins that anew.
+    ForgetObserved,
 }
 
 /// Every route with its method and the form of its path.
-pub const TABLE: [(Route, &str, &str); 16] = [
+pub const TABLE: [(Route, &str, &str); 18] = [
     (Route::Status, "GET", "/v1/status"),
     (Route::Groups, "GET", "/v1/groups"),
     (Route::Kill, "POST", "/v1/groups/{name}/kill"),
@@ -55,6 +59,8 @@ pub const TABLE: [(Route, &str, &str); 16] = [
     (Route::Decisions, "GET", "/v1/decisions"),
     (Route::Contract, "GET", "/v1/agents/{name}/wpc"),
     (Route::UseContract, "PUT", "/v1/agents/{name}/wpc"),
+    (Route::Observed, "GET", "/v1/agents/{name}/observed"),
+    (Route::ForgetObserved, "DELETE", "/v1/agents/{name}/observed"),
 ];
 
 /// Why nothing answers there.

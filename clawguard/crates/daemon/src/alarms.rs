@@ -122,6 +122,9 @@ impl Core {
         if let Some(kind) = kind {
             self.counters.alert(&denied.agent, kind, 1);
         }
+        if denied.observed {
+            self.observed.asked(&denied.agent, &denied.job, &denied.name, denied.reason, 1);
+        }
         if !self.recent.is_news(&view) {
             return;
         }
@@ -146,6 +149,7 @@ impl Core {
     /// A flow that was refused for the name that it called for, or for calling for none.
     pub(crate) fn flow_named(&mut self, refused: &NameRefused) {
         let decision = &refused.decision;
+        self.observe_name(decision, &refused.name);
         let mut view = self.view(decision);
         view.name.clone_from(&refused.name);
         let name = refused.name.parse::<HostName>().ok();

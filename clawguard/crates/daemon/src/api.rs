@@ -94,6 +94,14 @@ fn routed(shared: &Shared, call: &Call, started: Instant) -> Answer<Reply> {
         Route::Decisions => decisions(shared, call),
         Route::Contract => contract(shared, call),
         Route::UseContract => use_contract(shared, call, actor),
+        Route::Observed => {
+            let name = agent_name(&call.name)?;
+            shared.lock().observed_view(&name).map(|view| Reply::json(&view))
+        }
+        Route::ForgetObserved => {
+            let name = agent_name(&call.name)?;
+            acknowledged(shared, |core| core.forget_observed(&name, &json!(actor)))
+        }
     }
 }
 

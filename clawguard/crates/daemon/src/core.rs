@@ -58,6 +58,7 @@ pub(crate) struct Core {
     pub(crate) serials: HashMap<u64, Hash>,
     pub(crate) recent: Recent,
     pub(crate) learned: Learned,
+    pub(crate) observed: crate::observed::Observed,
     pub(crate) counters: Counters,
     pub(crate) started_at: Instant,
     pub(crate) executable: PathBuf,

@@ -165,7 +165,10 @@ impl Core {
         let what = match (reason, view.remote.is_empty()) {
             (Reason::RawSocket | Reason::Protocol, _) => format!("asked for a socket of {}", view.protocol),
             (Reason::SocketOption, _) => format!("set a socket option ({})", view.protocol),
-            (Reason::Inbound, _) => format!("was called by {} over {}", view.remote, view.protocol),
+            (Reason::Inbound, _) => match view.remote.rsplit_once(':') {
+                Some((from, port)) => format!("was called by {from} at its port {port} over {}", view.protocol),
+                None => format!("was called over {}", view.protocol),
+            },
             (_, true) if view.hook == DNS => format!("asked for the name {}", view.name),
             (_, true) => "used a socket".into(),
             (_, false) => format!("went to {} over {}", view.remote, view.protocol),
@@ -303,6 +306,7 @@ impl Core {
             self.alarm(decision, decision.count.count - u64::from(seen.is_some()));
             records.push(record(&view));
         }
+        self.observe(&decisions);
         records.extend(self.recent.end_names());
         for part in records.chunks(IN_A_RECORD) {
             self.note(Kind::Decisions, json!({ "decisions": part }));

@@ -19,6 +19,7 @@ pub mod ledger;
 mod matching;
 mod metrics;
 mod names;
+mod observed;
 pub mod paths;
 mod registry;
 mod serve;

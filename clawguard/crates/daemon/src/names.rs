@@ -176,7 +176,11 @@ impl Core {
     /// Whether a job may know a name.
     pub(crate) fn name_asked(&mut self, slot: u32, text: &str, kind: u16) -> Named {
         let key = self.fence.job_key(slot);
-        let Some(asker) = self.asker(slot) else { return Named::Refused };
+        let Some(asker) = self.asker(slot) else {
+            let Some((job, agent)) = self.observed_without_contract(slot) else { return Named::Refused };
+            self.observed.asked(&agent, &job, text, Reason::NoContract, 1);
+            return Named::Resolve { wildcard: true, key };
+        };
         let Ok(name) = text.parse::<HostName>() else {
             self.name_refused(&asker, text, None, kind);
             return Named::Refused;
@@ -191,17 +195,30 @@ impl Core {
         self.count_question(&asker, "allowed");
         match self.facts.hosts.get(&name) {
             // In the kernel's tables since the contract was loaded.
-            Some(addresses) => Named::Open { addresses: addresses.iter().copied().collect(), ttl_seconds: FIXED_TTL },
+            Some(addresses) => {
+                let addresses: Vec<IpAddr> = addresses.iter().copied().collect();
+                if asker.observed {
+                    self.observed.led(&asker.agent, text, &addresses);
+                }
+                Named::Open { addresses, ttl_seconds: FIXED_TTL }
+            }
             None => Named::Resolve { wildcard, key },
         }
     }
 
     /// Opens the addresses that a name has, and answers those that may be told.
     pub(crate) fn name_learned(&mut self, slot: u32, text: &str, addresses: &[IpAddr], ttl_seconds: u32) -> Named {
+        let ttl = ttl_seconds.clamp(self.config.names.ttl_floor_seconds, LONGEST_TTL);
+        if let Some((_, agent)) = self.observed_without_contract(slot) {
+            self.observed.led(&agent, text, addresses);
+            return Named::Open { addresses: addresses.to_vec(), ttl_seconds: ttl };
+        }
         let (Some(asker), Ok(name)) = (self.asker(slot), text.parse::<HostName>()) else { return Named::Refused };
+        if asker.observed {
+            self.observed.led(&asker.agent, text, addresses);
+        }
         let Some(contract) = self.contracts.get(&asker.hash) else { return Named::Failed };
         let rules: Vec<NameRule> = contract.names.index.rules(&name).rules.into_iter().cloned().collect();
-        let ttl = ttl_seconds.clamp(self.config.names.ttl_floor_seconds, LONGEST_TTL);
         if rules.is_empty() {
             // In observe mode everything passes, so there is nothing to open.
             let addresses = addresses.to_vec();
@@ -349,6 +366,9 @@ impl Core {
     pub(crate) fn names_exceeded(&mut self, slot: u32, text: &str, why: &str, count: u64) {
         let Some(asker) = self.asker(slot) else { return };
         *self.learned.questions.entry((asker.agent.to_string(), "excess")).or_default() += count;
+        if asker.observed {
+            self.observed.asked(&asker.agent, &asker.job, text, Reason::Dns, count);
+        }
         tracing::warn!(job = %asker.job, name = text, why, count, "questions for names are refused");
         self.note(
             Kind::Alert,

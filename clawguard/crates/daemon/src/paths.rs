@@ -106,6 +106,12 @@ impl Paths {
         self.state().join("audit")
     }
 
+    /// What agents in observe mode were seen to do, by agent.
+    #[must_use]
+    pub fn observed(&self) -> PathBuf {
+        self.state().join("observed")
+    }
+
     /// The host's own key.
     #[must_use]
     pub fn host_key(&self) -> PathBuf {

@@ -113,10 +113,12 @@ pub fn run(options: &Options) -> Result<(), Error> {
         tracing::error!(%error, "the jobs of the daemon before are not known: they reach nothing");
     }
     shared.lock().adopt_kills()?;
+    shared.lock().adopt_observed();
     put_contracts_in_force(&shared);
     let served = runtime.block_on(serve(Arc::clone(&shared), options, &file));
     let mut core = shared.lock();
     core.end_interval();
+    core.save_observed(true);
     // With what issuers said last, so that the next daemon need not ask before anything goes on.
     core.mind_the_clock(true);
     core.save_jobs();
@@ -187,6 +189,7 @@ fn start(paths: Paths, config: Config) -> Result<Core, Error> {
         counters: Counters::new().map_err(|error| system("make the counters")(io::Error::other(error)))?,
         recent: Recent::default(),
         learned: crate::names::Learned::default(),
+        observed: crate::observed::Observed::default(),
         canary: None,
         armed: false,
         contracts: BTreeMap::new(),
@@ -499,6 +502,7 @@ fn on_beat(core: &mut Core, beats: u64, pace: &config::Audit) {
     }
     if every(pace.interval_seconds) {
         core.end_interval();
+        core.save_observed(false);
         core.bury_all();
         core.forget_names();
     } else {

@@ -404,10 +404,7 @@ impl<'a> Compiler<'a> {
         if self.rules.len() >= MOST_RULES {
             return Err(Error::TooManyRules { limit: MOST_RULES });
         }
-        let protocol = match protocol {
-            Protocol::Tcp => protocol::TCP,
-            Protocol::Udp => protocol::UDP,
-        };
+        let protocol = protocol.number();
         self.rules.push(Rule {
             side,
             protocol,

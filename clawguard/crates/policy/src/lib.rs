@@ -15,6 +15,7 @@ mod models;
 pub mod name;
 pub mod names;
 pub mod net;
+pub mod observed;
 mod ranges;
 mod read;
 pub mod sample;

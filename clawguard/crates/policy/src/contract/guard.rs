@@ -92,6 +92,26 @@ pub enum Protocol {
     Udp,
 }
 
+impl Protocol {
+    /// The word for it.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        }
+    }
+
+    /// IP protocol number.
+    #[must_use]
+    pub const fn number(self) -> u8 {
+        match self {
+            Self::Tcp => clawguard_common::protocol::TCP,
+            Self::Udp => clawguard_common::protocol::UDP,
+        }
+    }
+}
+
 /// An entry of `groups`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GroupSpec {
