@@ -262,7 +262,8 @@ fn own_peer(verdict: &Verdict, host: &Host, flow: &Flowing) -> u64 {
     let udp = flow.remote.protocol == protocol::UDP;
     if verdict.job_key == host.guard_key && u64::from(flow.local_port) == host.guard_port {
         if flow.remote.addr == Addr::LOOPBACK6 {
-            return CALLERS.get(guard::caller(flow.remote.port, udp)).map_or(0, |key| *key);
+            let asker = CALLERS.get(guard::caller(flow.remote.port, udp)).and_then(|slot| JOBS.get(*slot as u32));
+            return asker.map_or(0, |job| job.key);
         }
         let asker = guard::job(flow.ends.local).and_then(|slot| JOBS.get(slot));
         return asker.map_or(0, |job| job.key);
@@ -271,7 +272,7 @@ fn own_peer(verdict: &Verdict, host: &Host, flow: &Flowing) -> u64 {
         // Before the packet that it is for arrives.
         let Some(caller) = CALLERS.get_ptr_mut(guard::caller(flow.local_port, udp)) else { return 0 };
         // SAFETY: one word of a map that lives as long as the program runs.
-        unsafe { caller.write_volatile(verdict.job_key) };
+        unsafe { caller.write_volatile(u64::from(verdict.job)) };
         return host.guard_key;
     }
     verdict.job_key

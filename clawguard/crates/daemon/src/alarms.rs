@@ -27,8 +27,10 @@ pub(crate) struct NameDenied {
     pub(crate) observed: bool,
     /// What it looks like, where nothing is known of it.
     pub(crate) suspected: Option<&'static str>,
-    /// The type of the record that was asked for.
+    /// The type of the record that was asked for; 0 where its answer was the reason.
     pub(crate) asked: u16,
+    /// Where its answer led.
+    pub(crate) remote: Option<std::net::IpAddr>,
 }
 
 impl Core {
@@ -103,7 +105,7 @@ impl Core {
             agent: denied.agent.to_string(),
             job: denied.job.to_string(),
             protocol: format!("dns type {}", denied.asked),
-            remote: String::new(),
+            remote: denied.remote.map_or_else(String::new, |address| address.to_string()),
             pid: 0,
             uid: 0,
             command: String::new(),
@@ -117,15 +119,22 @@ impl Core {
             Reason::ModelDirect => Some("model_direct"),
             Reason::McpDirect => Some("mcp_direct"),
             Reason::Dns => Some("dns"),
+            // An answer that leads where no name may.
+            _ if denied.remote.is_some() => Some("dns"),
             _ => None,
         };
         if let Some(kind) = kind {
             self.counters.alert(&denied.agent, kind, 1);
+            // Whatever is told of it.
+            if !denied.observed {
+                self.react(kind, &denied.agent, Some(denied.wpc));
+            }
         }
         if denied.observed {
             self.observed.asked(&denied.agent, &denied.job, &denied.name, denied.reason, 1);
         }
-        if !self.recent.is_news(&view) {
+        let first = kind.is_some_and(|kind| self.recent.is_first(&denied.agent, kind));
+        if !self.recent.is_news(&view) && !first {
             return;
         }
         self.deny_file(&view);
@@ -133,12 +142,7 @@ impl Core {
         self.recent.push_name(view.clone());
         let cgroup = self.jobs.get(&denied.job).map_or(0, |job| job.enrolled.cgroup);
         match (kind, denied.suspected) {
-            (Some(kind), _) => {
-                self.sound(kind, &view, cgroup, None);
-                if !denied.observed {
-                    self.react(kind, &denied.agent.clone(), Some(denied.wpc));
-                }
-            }
+            (Some(kind), _) => self.sound(kind, &view, cgroup, None),
             (None, Some(suspected)) => {
                 tracing::warn!(job = view.job, name = view.name, suspected, "a refused name looks like a way around");
             }
@@ -168,17 +172,15 @@ impl Core {
             _ => None,
         };
         view.sentence = self.sentence(&view, decision.reason(), None);
-        // What waits for an answer that will not come learns it at once.
-        if !decision.observed() {
-            match self.fence.sever_socket(refused.netns, refused.cookie) {
-                Ok(severed) => self.counters.sockets_destroyed.inc_by(severed.destroyed as u64),
-                Err(error) => tracing::warn!(%error, "a refused connection is not ended; it may send nothing"),
-            }
-        }
         let named = self.named(decision);
         let Some(agent) = named.agent else { return };
         self.counters.alert(&agent, kind, 1);
-        if !self.recent.is_news(&view) {
+        if !decision.observed() {
+            let hash = self.serials.get(&decision.key.serial).copied();
+            self.react(kind, &agent, hash);
+        }
+        let first = self.recent.is_first(&agent, kind);
+        if !self.recent.is_news(&view) && !first {
             return;
         }
         self.deny_file(&view);
@@ -186,10 +188,6 @@ impl Core {
         self.recent.push_name(view.clone());
         let cgroup = named.job.and_then(|job| self.jobs.get(&job)).map_or(0, |job| job.enrolled.cgroup);
         self.sound(kind, &view, cgroup, suspected);
-        if !decision.observed() {
-            let hash = self.serials.get(&decision.key.serial).copied();
-            self.react(kind, &agent, hash);
-        }
     }
 
     /// What the contract wants done when the agent tries another way to a model.

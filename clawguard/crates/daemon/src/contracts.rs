@@ -26,8 +26,8 @@ use sys::clock;
 use crate::{
     config::Config,
     core::{Answer, Core, Shared, failed, refuse},
+    learned::NameTerms,
     ledger,
-    names::NameTerms,
 };
 
 /// A contract whose tables the kernel has. The tables themselves, which may be large, are only there.
@@ -283,6 +283,7 @@ impl Core {
             token: policy.token,
             expiry_told: false,
         };
+        self.learned.renew(policy.hash);
         self.contracts.insert(policy.hash, contract);
         Ok(())
     }

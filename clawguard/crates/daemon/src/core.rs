@@ -23,9 +23,9 @@ use crate::{
     decisions::Recent,
     errands::Errands,
     jobs::Job,
+    learned::Learned,
     ledger::{self, AgentEntry, Ledger},
     metrics::Counters,
-    names::Learned,
     paths::Paths,
     registry::Registries,
 };

@@ -1,19 +1,19 @@
 //! What the kernel decided: told at once, counted exactly, recorded by interval, explained.
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
     fs::OpenOptions,
     io::Write,
 };
 
-use clawguard_common::{DecisionKey, Endpoint, Hook, NO_RULE, Reason, protocol};
+use clawguard_common::{DecisionKey, EVENT_RING_BYTES, Endpoint, Hook, NO_RULE, Reason, protocol};
 use control::api::DecisionView;
 use evidence::chain::Kind;
 use fence::{AgentName, Decision, JobId, Told};
 use policy::{compile::Source, net};
 use serde_json::json;
 
-use crate::{core::Core, names::Way};
+use crate::{core::Core, learned::Way};
 
 /// How many decisions are kept for questions.
 const KEPT: usize = 8192;
@@ -35,6 +35,10 @@ pub(crate) struct Recent {
     told: HashMap<DecisionKey, u64>,
     /// Names that were refused in the running interval, with the numbers under which they were told.
     names: HashMap<RefusedName, u64>,
+    /// How many of them each job has.
+    names_of: HashMap<String, usize>,
+    /// Agents, and the kinds of attempts of theirs that were told in the running interval.
+    sounded: HashSet<(String, &'static str)>,
     /// Records that had not fit so far.
     lost: u64,
 }
@@ -43,6 +47,8 @@ pub(crate) struct Recent {
 pub(crate) const DNS: &str = "dns";
 /// Names whose refusals are told one by one in an interval; more are only counted.
 const MOST_NAMES: usize = 4096;
+/// The same of one job, so that none hides what others try.
+const MOST_NAMES_OF_A_JOB: usize = 512;
 /// Job, name, reason and hook.
 type RefusedName = (String, String, String, String);
 
@@ -51,7 +57,8 @@ impl Recent {
     pub(crate) fn is_news(&mut self, view: &DecisionView) -> bool {
         let key = (view.job.clone(), view.name.clone(), view.reason.clone(), view.hook.clone());
         let Some(id) = self.names.get(&key).copied() else {
-            return self.names.len() < MOST_NAMES;
+            let own = self.names_of.get(&view.job).copied().unwrap_or(0);
+            return self.names.len() < MOST_NAMES && own < MOST_NAMES_OF_A_JOB;
         };
         if let Some(old) = self.find(id) {
             old.count += 1;
@@ -60,15 +67,23 @@ impl Recent {
         false
     }
 
+    /// Whether an agent's attempt is the first of its kind in the interval: that one is told whatever else is.
+    pub(crate) fn is_first(&mut self, agent: &AgentName, kind: &'static str) -> bool {
+        self.sounded.insert((agent.to_string(), kind))
+    }
+
     /// Keeps a refused name for questions, and for the interval's records.
     pub(crate) fn push_name(&mut self, view: DecisionView) {
         let key = (view.job.clone(), view.name.clone(), view.reason.clone(), view.hook.clone());
+        *self.names_of.entry(view.job.clone()).or_default() += 1;
         let id = self.push(view);
         self.names.insert(key, id);
     }
 
     /// The records of the names that were refused in the interval that ends.
     fn end_names(&mut self) -> Vec<serde_json::Value> {
+        self.names_of.clear();
+        self.sounded.clear();
         let ids: Vec<u64> = std::mem::take(&mut self.names).into_values().collect();
         ids.into_iter().filter_map(|id| self.find(id).map(|view| record(view))).collect()
     }
@@ -255,6 +270,7 @@ impl Core {
     pub(crate) fn take_events(&mut self) -> bool {
         let events = self.fence.events(AT_ONCE);
         let more = events.len() == AT_ONCE;
+        let mut refused_flows: HashSet<u64> = HashSet::new();
         for event in events {
             match event {
                 Told::Decision(event) => {
@@ -265,8 +281,18 @@ impl Core {
                     self.recent.told.insert(event.key, id);
                     self.alarm(&event, 1);
                 }
-                Told::Name(refused) => self.flow_named(&refused),
+                Told::Name(refused) => {
+                    if !refused.decision.observed() {
+                        refused_flows.insert(refused.cookie);
+                    }
+                    self.flow_named(&refused);
+                }
             }
+        }
+        // What waits for an answer that will not come learns it at once; in another network namespace, when it has waited.
+        match self.fence.sever_here(&refused_flows) {
+            Ok(severed) => self.counters.sockets_destroyed.inc_by(severed.destroyed as u64),
+            Err(error) => tracing::warn!(%error, "refused connections are not ended; they may send nothing"),
         }
         more
     }
@@ -282,7 +308,11 @@ impl Core {
 
     /// Ends the interval: adds its counts to what was told, and records all of it.
     pub(crate) fn end_interval(&mut self) {
-        while self.take_events() {}
+        // One ringful: whoever is faster than this is counted, and told of in the next.
+        let mut turns = EVENT_RING_BYTES as usize / size_of::<clawguard_common::Event>() / AT_ONCE + 1;
+        while self.take_events() && turns > 0 {
+            turns -= 1;
+        }
         let decisions = match self.fence.drain() {
             Ok(decisions) => decisions,
             Err(error) => {
@@ -317,11 +347,11 @@ impl Core {
     /// Owners of jobs that are gone are kept only as long as there is room.
     fn forget_former_owners(&mut self) {
         if self.owners.len() > MOST_OWNERS {
-            let live: std::collections::HashSet<u64> = self.jobs.values().map(|job| job.enrolled.key).collect();
+            let live: HashSet<u64> = self.jobs.values().map(|job| job.enrolled.key).collect();
             self.owners.retain(|key, _| live.contains(key));
         }
         if self.serials.len() > MOST_OWNERS {
-            let live: std::collections::HashSet<claw::Hash> = self.contracts.keys().copied().collect();
+            let live: HashSet<claw::Hash> = self.contracts.keys().copied().collect();
             self.serials.retain(|_, hash| live.contains(hash));
         }
     }

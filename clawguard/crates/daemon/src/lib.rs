@@ -15,6 +15,7 @@ mod errands;
 mod flips;
 mod gateway;
 mod jobs;
+mod learned;
 pub mod ledger;
 mod matching;
 mod metrics;

@@ -188,7 +188,7 @@ fn start(paths: Paths, config: Config) -> Result<Core, Error> {
         watch: Watch::new().map_err(system("watch cgroups"))?,
         counters: Counters::new().map_err(|error| system("make the counters")(io::Error::other(error)))?,
         recent: Recent::default(),
-        learned: crate::names::Learned::default(),
+        learned: crate::learned::Learned::default(),
         observed: crate::observed::Observed::default(),
         canary: None,
         armed: false,

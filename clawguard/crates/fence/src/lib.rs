@@ -309,11 +309,13 @@ impl Fence {
             let word = word.try_into().map_or(0, u64::from_ne_bytes);
             head.set(slot, std::mem::offset_of!(PolicyHead, hash) + 8 * i, word);
         }
-        let names = lowered.names.is_some();
-        self.policies.insert(slot, lowered);
-        if names {
-            self.carry_over(hash, slot, serial)?;
+        if lowered.names.is_some()
+            && let Err(error) = self.carry_over(hash, slot, serial, &lowered)
+        {
+            // Then names have to be asked for again.
+            tracing::warn!(%error, "what names led to is forgotten");
         }
+        self.policies.insert(slot, lowered);
         Ok((slot, serial))
     }
 
@@ -337,6 +339,8 @@ impl Fence {
             }
         }
         self.policies.remove(&slot);
+        // What was learned under it is nobody's.
+        self.maps.policies.set(slot, std::mem::offset_of!(PolicyHead, serial), 0);
         Ok(())
     }
 
@@ -356,6 +360,7 @@ impl Fence {
             for outer in [&self.maps.exact, &self.maps.ranges, &self.maps.names] {
                 sys::bpf::map_delete(outer.fd(), &slot).map_err(Error::system(failed))?;
             }
+            self.maps.policies.set(slot, std::mem::offset_of!(PolicyHead, serial), 0);
         }
         Ok(())
     }

@@ -1,10 +1,10 @@
 //! A policy as the kernel's tables.
 
-use std::io;
+use std::{collections::HashMap, io};
 
 use clawguard_common::{
-    ADDRESS, Called, ExactKey, Groups, NameData, RangeData, Rule, bound, group, policy as flags, protocol, rule, side,
-    tag,
+    ADDRESS, Called, ExactKey, Groups, NameData, RangeData, Reason, Rule, bound, group, policy as flags, protocol,
+    rule, side, tag,
 };
 use policy::{Group, Policy, compile::NameRule, name::HostPattern};
 use sys::bpf::{self, RangeKey};
@@ -18,6 +18,8 @@ pub struct Lowered {
     pub(crate) ranges: Option<OwnedFd>,
     pub(crate) names: Option<OwnedFd>,
     pub(crate) flags: u64,
+    /// The names' rules that allow, by number and port; of several with one number, none.
+    pub(crate) by_number: HashMap<(u32, u16), Rule>,
     /// The policy's sets of groups, by index.
     pub(crate) sets: Vec<Groups>,
     /// How many entries they have together.
@@ -91,11 +93,28 @@ pub fn lower(policy: &Policy, numbering: &dyn Numbering) -> io::Result<Lowered> 
             name_rules.push(name_rule(rule, groups(rule.set)));
         }
     }
+    let by_number = by_number(policy, groups);
     let entries = exact_keys.len() + range_keys.len() + name_keys.len();
     let exact = filled(crate::maps::new_exact, &exact_keys, &exact_rules)?;
     let ranges = filled(crate::maps::new_ranges, &range_keys, &range_rules)?;
     let names = filled(crate::maps::new_names, &name_keys, &name_rules)?;
-    Ok(Lowered { exact, ranges, names, flags: found, sets, entries })
+    Ok(Lowered { exact, ranges, names, flags: found, by_number, sets, entries })
+}
+
+/// A wildcard's number is also that of what is said more narrowly below it: which of them led somewhere, a number does not tell.
+fn by_number(policy: &Policy, groups: impl Fn(u16) -> Groups) -> HashMap<(u32, u16), Rule> {
+    let mut found: HashMap<(u32, u16), Option<Rule>> = HashMap::new();
+    for rule in &policy.names {
+        let own = name_rule(rule, groups(rule.set));
+        found
+            .entry((rule.number, rule.port))
+            .and_modify(|known| *known = known.filter(|known| *known == own))
+            .or_insert(Some(own));
+    }
+    found
+        .into_iter()
+        .filter_map(|(key, rule)| Some((key, rule.filter(|rule| rule.reason == Reason::Allowed as u8)?)))
+        .collect()
 }
 
 const fn rule_flags(tls: bool, ech: bool) -> u8 {

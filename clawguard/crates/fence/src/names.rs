@@ -7,13 +7,17 @@ use std::{
 
 use claw::Hash;
 use clawguard_common::{
-    ADDRESS, Addr, ExactKey, Groups, Host, Learned, LearnedKey, NO_RULE, NameEvent, PolicyHead, Reason, Rule, bound,
-    guard, protocol, side, tag,
+    ADDRESS, Addr, ExactKey, Groups, Host, JOB_NONE, Learned, LearnedKey, NO_RULE, NameEvent, PolicyHead, Reason, Rule,
+    bound, guard, protocol, rule, side, tag,
 };
 use policy::compile::NameRule;
 use sys::bpf;
 
-use crate::{Decision, Error, Fence, lower::name_rule, sever::Severed};
+use crate::{
+    Decision, Error, Fence,
+    lower::{Lowered, name_rule},
+    sever::Severed,
+};
 
 /// An address and port that a name's answer opens, and until when.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -98,6 +102,24 @@ impl Fence {
         put(ADDRESS, Rule { number: opening.number, reason: Reason::Allowed as u8, flags, ..own })
     }
 
+    /// What stands open at a spot, as the kernel has it.
+    #[must_use]
+    pub fn learned(&self, agent: u32, policy: u32, spot: Spot) -> Option<Opening> {
+        let key = LearnedKey { agent, policy, place: spot.place(ADDRESS) };
+        let Learned { rule, serial, expires_ns } = bpf::map_lookup(self.maps.learned.fd(), &key).ok().flatten()?;
+        let own = serial == self.maps.policies.get(policy, offset_of!(PolicyHead, serial));
+        let tls = rule.flags & rule::TLS != 0;
+        own.then_some(Opening { groups: rule.groups, number: rule.number, tls, expires_ns })
+    }
+
+    /// What a contract says of a spot's address itself, without any name: why, and whether a TLS name must be called for.
+    #[must_use]
+    pub fn address_rule(&self, policy: u32, spot: Spot) -> Option<(Reason, bool)> {
+        let rule = self.fixed_rule(policy, spot.place(ADDRESS))?;
+        let reason = Reason::from_number(rule.reason).unwrap_or(Reason::Internal);
+        Some((reason, rule.flags & rule::TLS != 0))
+    }
+
     /// Shuts a spot for the names of a rule.
     pub fn unlearn(&self, agent: u32, policy: u32, spot: Spot, number: u32) {
         let key = LearnedKey { agent, policy, place: spot.place(bound(number)) };
@@ -124,18 +146,28 @@ impl Fence {
         let _ = bpf::map_delete(self.maps.learned.fd(), &key);
     }
 
-    /// Takes what was learned under a contract's former tables to its new ones: flows that live go on.
-    pub(crate) fn carry_over(&self, hash: Hash, slot: u32, serial: u64) -> Result<(), Error> {
+    /// Takes what was learned under a contract's former tables to its new ones, as far as those have its rules: flows that live
+    /// go on. The names that led there are not known here; their rules are, by number and port.
+    pub(crate) fn carry_over(&self, hash: Hash, slot: u32, serial: u64, lowered: &Lowered) -> Result<(), Error> {
         let failed = "carry over what names led to";
         let entries = bpf::map_entries::<LearnedKey, Learned>(self.maps.learned.fd()).map_err(Error::system(failed))?;
         for (key, learned) in entries {
             let head = self.maps.policies.read_back(key.policy).map_err(Error::system(failed))?;
-            let same = key.policy != slot && head.serial == learned.serial && words(&hash) == head.hash;
-            if same {
-                let key = LearnedKey { policy: slot, ..key };
-                let learned = Learned { serial, ..learned };
-                bpf::map_update(self.maps.learned.fd(), &key, &learned).map_err(Error::system(failed))?;
+            if key.policy == slot || head.serial != learned.serial || words(&hash) != head.hash {
+                continue;
             }
+            let Some(rule) = lowered.by_number.get(&(learned.rule.number, (key.place.tag >> 16) as u16)) else {
+                continue;
+            };
+            // At an address that several rules share, what they had in common is known, and no more.
+            let tls = learned.rule.flags & rule::TLS;
+            if tls != rule.flags & rule::TLS && key.place.tag as u8 == protocol::TCP {
+                continue;
+            }
+            let groups = if tls != 0 { learned.rule.groups } else { rule.groups };
+            let key = LearnedKey { policy: slot, ..key };
+            let learned = Learned { rule: Rule { groups, ..learned.rule }, serial, ..learned };
+            bpf::map_update(self.maps.learned.fd(), &key, &learned).map_err(Error::system(failed))?;
         }
         Ok(())
     }
@@ -185,6 +217,10 @@ impl Fence {
     /// Tells the kernel where the DNS guard answers, and whose sockets do. Port 0: nobody does.
     pub fn set_guard(&self, port: u16, key: u64) {
         let host = &self.maps.host;
+        let now = (host.get(0, offset_of!(Host, guard_port)), host.get(0, offset_of!(Host, guard_key)));
+        if now == (u64::from(port), key) {
+            return;
+        }
         host.set(0, offset_of!(Host, guard_port), 0);
         host.set(0, offset_of!(Host, guard_key), key);
         host.set(0, offset_of!(Host, guard_port), u64::from(port));
@@ -194,17 +230,21 @@ impl Fence {
     /// The slot of the job that asked last from a port of `::1`.
     #[must_use]
     pub fn caller(&self, port: u16, udp: bool) -> Option<u32> {
-        let key: u64 = bpf::map_lookup(self.maps.callers.fd(), &guard::caller(port, udp)).ok().flatten()?;
-        self.jobs_in_slots().find(|slot| key != 0 && self.job_key(*slot) == key)
+        let slot: u64 = bpf::map_lookup(self.maps.callers.fd(), &guard::caller(port, udp)).ok().flatten()?;
+        u32::try_from(slot).ok().filter(|slot| *slot != JOB_NONE)
     }
 
-    /// Ends one socket.
+    /// Ends sockets of this process's network namespace, by cookie.
     ///
     /// # Errors
     ///
     /// If the sockets cannot be listed.
-    pub fn sever_socket(&self, netns: u64, cookie: u64) -> Result<Severed, Error> {
-        Self::sever_sockets(HashMap::from([(netns, HashSet::from([cookie]))]))
+    pub fn sever_here(&self, cookies: &HashSet<u64>) -> Result<Severed, Error> {
+        if cookies.is_empty() {
+            return Ok(Severed::default());
+        }
+        let here = sys::diag::namespace_cookie().map_err(Error::system("tell the network namespaces apart"))?;
+        Self::sever_sockets(HashMap::from([(here, cookies.clone())]))
     }
 }
 

@@ -160,6 +160,17 @@ impl Fence {
     }
 
     /// Looks a rule up in the kernel's tables.
+    pub(crate) fn fixed_rule(&self, policy: u32, place: ExactKey) -> Option<Rule> {
+        let lowered = self.policies.get(&policy)?;
+        let exact = lowered.exact.as_ref().and_then(|exact| bpf::map_lookup(exact, &place).ok().flatten());
+        exact.or_else(|| {
+            let data = RangeData { tag: place.tag, addr: place.addr, pad: 0 };
+            let key = RangeKey { prefix: RangeData::prefix(128), data };
+            bpf::map_lookup(lowered.ranges.as_ref()?, &key).ok().flatten()
+        })
+    }
+
+    /// The same, and then by what names led to.
     fn rule(&self, agent: u32, policy: u32, tag: u32, addr: clawguard_common::Addr) -> Option<Rule> {
         let lowered = self.policies.get(&policy)?;
         let place = ExactKey { tag, rule: ADDRESS, addr };
