@@ -427,6 +427,8 @@ impl World {
     pub fn stop(&mut self) {
         if self.daemon.is_some() {
             self.signal_daemon(nix::sys::signal::Signal::SIGTERM);
+            // A test that fails while it holds the daemon up would wait for ever.
+            self.signal_daemon(nix::sys::signal::Signal::SIGCONT);
             self.daemon.take().unwrap().wait().unwrap();
         }
     }

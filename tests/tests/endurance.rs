@@ -117,7 +117,7 @@ fn nothing_arrives_while_an_upgrade_fails_and_the_old_programs_are_put_back() {
     let mut world = World::new();
     let outcome = storm(&mut world, |world| {
         let programs = world.attached_programs();
-        assert_eq!(programs.len(), 8);
+        assert_eq!(programs.len(), 12);
         for _ in 0..3 {
             world.stop();
             // A build that cannot start its canary: its self-test fails after its programs are attached.
