@@ -22,6 +22,7 @@ mod names;
 pub mod paths;
 mod registry;
 mod serve;
+mod spoken;
 pub mod tokens;
 mod watch;
 

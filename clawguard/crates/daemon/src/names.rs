@@ -24,7 +24,11 @@ use policy::{
 use serde_json::json;
 use sys::clock;
 
-use crate::{alarms::NameDenied, config::AgentMode, core::Core};
+use crate::{
+    alarms::{MCP, MODEL, NameDenied},
+    config::AgentMode,
+    core::Core,
+};
 
 /// What a name is good for after its answer has run out, so that whoever was told can still begin: nanoseconds.
 const GRACE_NS: u64 = 5_000_000_000;
@@ -343,8 +347,8 @@ impl Core {
             reason,
             observed: asker.observed,
             suspected: match what {
-                Some(Suspect::LikelyModel) => Some("model"),
-                Some(Suspect::LikelyMcp) => Some("mcp"),
+                Some(Suspect::LikelyModel) => Some(MODEL),
+                Some(Suspect::LikelyMcp) => Some(MCP),
                 _ => None,
             },
             asked: kind,
