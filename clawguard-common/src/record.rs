@@ -367,10 +367,11 @@ pub struct NameEvent {
     pub cookie: u64,
     /// Cookie of its network namespace.
     pub netns: u64,
-    /// What was called for; empty where nothing was.
+    /// What was called for. Where nothing was, its prefix is 0 and `data.reversed` holds the first bytes of the flow, as they
+    /// were sent.
     pub called: Called,
-    /// Zero.
-    pub pad: u32,
+    /// How many bytes the flow had begun with; of them as many as have room are there.
+    pub began: u32,
 }
 
 /// Data of the ranges' LPM trie. The padding keeps the value, which follows it in the trie's node, aligned.
@@ -497,7 +498,7 @@ pub struct Greeting {
     pub first: u32,
     /// TCP sequence number of the answer's first byte.
     pub answer: u32,
-    /// How many bytes of it are here.
+    /// How many bytes of it are here; those it began with, once it is refused.
     pub have: u32,
     /// See [`greeting`].
     pub stage: u32,
@@ -517,8 +518,8 @@ pub mod greeting {
     pub const AGAIN: u32 = 2;
     /// The server has answered.
     pub const ANSWERED: u32 = 3;
-    /// It is refused; `have` is the [`Reason`](crate::Reason) as a number.
-    pub const REFUSED: u32 = 4;
+    /// It is refused: this and the [`Reason`](crate::Reason) as a number.
+    pub const REFUSED: u32 = 0x100;
 }
 
 /// Key of the decisions of an interval.

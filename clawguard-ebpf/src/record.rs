@@ -12,11 +12,11 @@ use aya_ebpf::{
     },
 };
 use clawguard_common::{
-    Called, DecisionCount, DecisionKey, Endpoint, Event, Hook, MAX_DESTINATIONS, NameEvent, REASONS, lost,
+    Called, DecisionCount, DecisionKey, Endpoint, Event, Hook, MAX_DESTINATIONS, NAME_ROOM, NameEvent, REASONS, lost,
 };
 
 use crate::{
-    maps::{DECISIONS, Decisions, EVENTS, STAMPS, TALKS, TOTALS, count_lost},
+    maps::{DECISIONS, Decisions, EVENTS, GREETINGS, STAMPS, TALKS, TOTALS, count_lost},
     verdict::Verdict,
 };
 
@@ -210,13 +210,25 @@ pub(crate) unsafe fn announce_name(
         (*event).at_ns = verdict.now_ns;
         (*event).cookie = bpf_get_socket_cookie(skb.cast());
         (*event).netns = STAMPS.get(socket).map_or(0, |stamp| stamp.netns);
-        (*event).pad = 0;
+        (*event).began = 0;
         (*event).called.prefix = 0;
-        if let Some(talk) = TALKS.get(socket) {
-            let to = (&raw mut (*event).called).cast();
-            let from = ptr::from_ref(&talk.called).cast();
-            // One copy by the kernel instead of a loop here. Should it fail, the name stays empty.
-            let _ = bpf_probe_read_kernel(to, size_of::<Called>() as u32, from);
+        // One copy by the kernel instead of a loop here. Should it fail, nothing is told of what the flow said.
+        match TALKS.get(socket) {
+            Some(talk) if talk.called.prefix != 0 => {
+                let to = (&raw mut (*event).called).cast();
+                let from = ptr::from_ref(&talk.called).cast();
+                let _ = bpf_probe_read_kernel(to, size_of::<Called>() as u32, from);
+            }
+            _ => {
+                if let Some(greeting) = GREETINGS.get(socket) {
+                    // Always as many as have room: a count that varies is one more thing for the verifier to follow.
+                    let to = (&raw mut (*event).called.data.reversed).cast();
+                    let from = ptr::from_ref(&greeting.bytes).cast();
+                    if bpf_probe_read_kernel(to, NAME_ROOM as u32, from) == 0 {
+                        (*event).began = greeting.have;
+                    }
+                }
+            }
         }
     }
     entry.submit(0);

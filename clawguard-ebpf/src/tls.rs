@@ -175,7 +175,7 @@ unsafe fn hear(skb: *mut __sk_buff, socket: *mut c_void, stamp: &mut Stamp, talk
         let Some(greeting) = (unsafe { GREETINGS.get_or_make(socket) }) else {
             return Reason::Internal as u32;
         };
-        if greeting.first != segment.sequence || greeting.stage == greeting::REFUSED {
+        if greeting.first != segment.sequence || greeting.stage >= greeting::REFUSED {
             greeting.first = segment.sequence;
             greeting.have = 0;
             greeting.answer = 0;
@@ -200,8 +200,8 @@ unsafe fn hear(skb: *mut __sk_buff, socket: *mut c_void, stamp: &mut Stamp, talk
     let Some(greeting) = (unsafe { GREETINGS.get(socket) }) else {
         return Reason::NotTls as u32;
     };
-    if greeting.stage == greeting::REFUSED {
-        return greeting.have;
+    if greeting.stage >= greeting::REFUSED {
+        return greeting.stage & 0xff;
     }
     // SAFETY: as above.
     let reason = unsafe { judge(skb, &segment, greeting, talk, stamp.job) };
@@ -210,8 +210,7 @@ unsafe fn hear(skb: *mut __sk_buff, socket: *mut c_void, stamp: &mut Stamp, talk
         return if observed { ALLOWED } else { HOLD };
     }
     if reason != ALLOWED {
-        greeting.have = reason;
-        greeting.stage = greeting::REFUSED;
+        greeting.stage = greeting::REFUSED | (reason & 0xff);
         talk.news = 1;
         return reason;
     }

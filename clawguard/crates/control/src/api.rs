@@ -503,6 +503,9 @@ pub struct DecisionView {
     /// The name that was asked for, called for, or that led to the other end; empty where none is known.
     #[serde(default)]
     pub name: String,
+    /// What it looks like, where nothing is known of the other end: `model` or `mcp`.
+    #[serde(default)]
+    pub suspected: Option<String>,
     /// All of it in one sentence.
     pub sentence: String,
 }

@@ -9,13 +9,22 @@ use policy::{
     contract::OnBypass,
     name::HostName,
     names::{Suspect, model_port, suspect},
-    net,
+    net, special,
 };
 use serde_json::json;
 use switch::Actor;
 use sys::clock;
 
-use crate::{core::Core, decisions::DNS};
+use crate::{
+    core::Core,
+    decisions::DNS,
+    spoken::{Spoken, spoken},
+};
+
+/// What a name or a flow looks like, where nothing is known of it: a call of a model.
+pub(crate) const MODEL: &str = "model";
+/// A call of an MCP server.
+pub(crate) const MCP: &str = "mcp";
 
 /// A name that was refused to a job, by the DNS guard or on a flow.
 pub(crate) struct NameDenied {
@@ -38,6 +47,8 @@ impl Core {
     fn kind(&self, decision: &Decision) -> Option<&'static str> {
         let remote = &decision.key.remote;
         let runtime = || remote.protocol == protocol::TCP && model_port(remote.port).is_some();
+        // Under a contract that opens no range, a private one is an address like any other that it does not name.
+        let near = || special::of(remote.addr).is_some();
         let server = || {
             let place = (net::ip(remote.addr), remote.port);
             self.facts.mcp_servers.iter().filter_map(|server| server.endpoint.as_ref()).any(|(name, port)| {
@@ -53,6 +64,7 @@ impl Core {
             Reason::Quic => Some("quic"),
             // A model that runs on this host, or in its network.
             Reason::Loopback | Reason::SpecialRange if runtime() => Some("model_direct"),
+            Reason::NotInContract if runtime() && near() => Some("model_direct"),
             Reason::Loopback | Reason::SpecialRange | Reason::NotInContract if server() => Some("mcp_direct"),
             _ => None,
         }
@@ -66,7 +78,7 @@ impl Core {
         if count == 1 && decision.count.count == 1 {
             let mut view = self.view(decision);
             view.uid = decision.count.uid;
-            self.sound(kind, &view, decision.count.cgroup, None);
+            self.sound(kind, &view, decision.count.cgroup);
             let hash = self.serials.get(&decision.key.serial).copied();
             if !decision.observed() {
                 self.react(kind, &agent, hash);
@@ -75,7 +87,7 @@ impl Core {
     }
 
     /// Tells of an attempt, in the log and in the audit chain.
-    fn sound(&mut self, kind: &str, view: &DecisionView, cgroup: u64, suspected: Option<&str>) {
+    fn sound(&mut self, kind: &str, view: &DecisionView, cgroup: u64) {
         tracing::warn!(
             kind,
             job = view.job,
@@ -83,11 +95,12 @@ impl Core {
             name = view.name,
             pid = view.pid,
             command = view.command,
+            suspected = view.suspected,
             "bypass attempt"
         );
         let body = json!({ "kind": kind, "job": view.job, "agent": view.agent, "remote": view.remote, "name": view.name,
             "protocol": view.protocol, "pid": view.pid, "uid": view.uid, "command": view.command, "cgroup_id": cgroup,
-            "wpc_hash": view.wpc_hash, "reason": view.reason, "verdict": view.verdict, "suspected": suspected });
+            "wpc_hash": view.wpc_hash, "reason": view.reason, "verdict": view.verdict, "suspected": view.suspected });
         self.note(Kind::Alert, body);
     }
 
@@ -112,21 +125,22 @@ impl Core {
             wpc_hash: Some(denied.wpc.to_string()),
             rule: None,
             name: denied.name.clone(),
+            suspected: denied.suspected.map(Into::into),
             sentence: String::new(),
         };
         view.sentence = self.sentence(&view, denied.reason, None);
-        let kind = match denied.reason {
-            Reason::ModelDirect => Some("model_direct"),
-            Reason::McpDirect => Some("mcp_direct"),
-            Reason::Dns => Some("dns"),
+        let kind = match (denied.reason, denied.suspected) {
+            (Reason::ModelDirect, _) => Some("model_direct"),
+            (Reason::McpDirect, _) | (_, Some(MCP)) => Some("mcp_direct"),
+            (Reason::Dns, _) => Some("dns"),
             // An answer that leads where no name may.
             _ if denied.remote.is_some() => Some("dns"),
             _ => None,
         };
         if let Some(kind) = kind {
             self.counters.alert(&denied.agent, kind, 1);
-            // Whatever is told of it.
-            if !denied.observed {
+            // Before it is known whether this is told: who makes up names enough to be told no more is answered all the same.
+            if !denied.observed && denied.suspected.is_none() {
                 self.react(kind, &denied.agent, Some(denied.wpc));
             }
         }
@@ -142,7 +156,7 @@ impl Core {
         self.recent.push_name(view.clone());
         let cgroup = self.jobs.get(&denied.job).map_or(0, |job| job.enrolled.cgroup);
         match (kind, denied.suspected) {
-            (Some(kind), _) => self.sound(kind, &view, cgroup, None),
+            (Some(kind), _) => self.sound(kind, &view, cgroup),
             (None, Some(suspected)) => {
                 tracing::warn!(job = view.job, name = view.name, suspected, "a refused name looks like a way around");
             }
@@ -158,27 +172,32 @@ impl Core {
         view.name.clone_from(&refused.name);
         let name = refused.name.parse::<HostName>().ok();
         let what = name.and_then(|name| suspect(&name, &self.facts));
-        let kind = match (what, decision.reason()) {
-            (Some(Suspect::Model), _) | (_, Reason::ModelDirect) => "model_direct",
-            (Some(Suspect::Mcp), _) | (_, Reason::McpDirect) => "mcp_direct",
-            (Some(Suspect::Resolver), _) | (_, Reason::Dns) => "dns",
-            (_, Reason::Ech) => "ech",
-            (_, Reason::SniMismatch) => "sni_mismatch",
-            _ => "no_sni",
+        let began = (decision.reason() == Reason::NotTls).then(|| spoken(&refused.began)).flatten();
+        let (kind, suspected) = match (what, decision.reason(), began) {
+            (Some(Suspect::Model), ..) | (_, Reason::ModelDirect, _) => ("model_direct", None),
+            (Some(Suspect::Mcp), ..) | (_, Reason::McpDirect, _) => ("mcp_direct", None),
+            (Some(Suspect::Resolver), ..) | (_, Reason::Dns, _) => ("dns", None),
+            (Some(Suspect::LikelyMcp), ..) | (.., Some(Spoken::Mcp)) => ("mcp_direct", Some(MCP)),
+            (.., Some(Spoken::Model)) => ("model_direct", Some(MODEL)),
+            (Some(Suspect::LikelyModel), Reason::Ech, _) => ("ech", Some(MODEL)),
+            (Some(Suspect::LikelyModel), ..) => ("sni_mismatch", Some(MODEL)),
+            (_, Reason::Ech, _) => ("ech", None),
+            (_, Reason::SniMismatch, _) => ("sni_mismatch", None),
+            _ => ("no_sni", None),
         };
-        let suspected = match what {
-            Some(Suspect::LikelyModel) => Some("model"),
-            Some(Suspect::LikelyMcp) => Some("mcp"),
-            _ => None,
-        };
+        view.suspected = suspected.map(Into::into);
         view.sentence = self.sentence(&view, decision.reason(), None);
         let named = self.named(decision);
+        // First of all, so that whoever learns that the connection is ended finds it done.
+        if let Some(agent) = &named.agent
+            && !decision.observed()
+            && suspected.is_none()
+        {
+            let hash = self.serials.get(&decision.key.serial).copied();
+            self.react(kind, agent, hash);
+        }
         let Some(agent) = named.agent else { return };
         self.counters.alert(&agent, kind, 1);
-        if !decision.observed() {
-            let hash = self.serials.get(&decision.key.serial).copied();
-            self.react(kind, &agent, hash);
-        }
         let first = self.recent.is_first(&agent, kind);
         if !self.recent.is_news(&view) && !first {
             return;
@@ -187,7 +206,7 @@ impl Core {
         self.follow(&view);
         self.recent.push_name(view.clone());
         let cgroup = named.job.and_then(|job| self.jobs.get(&job)).map_or(0, |job| job.enrolled.cgroup);
-        self.sound(kind, &view, cgroup, suspected);
+        self.sound(kind, &view, cgroup);
     }
 
     /// What the contract wants done when the agent tries another way to a model.

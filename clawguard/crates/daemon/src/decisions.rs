@@ -13,7 +13,11 @@ use fence::{AgentName, Decision, JobId, Told};
 use policy::{compile::Source, net};
 use serde_json::json;
 
-use crate::{core::Core, learned::Way};
+use crate::{
+    alarms::{MCP, MODEL},
+    core::Core,
+    learned::Way,
+};
 
 /// How many decisions are kept for questions.
 const KEPT: usize = 8192;
@@ -156,6 +160,7 @@ impl Core {
             wpc_hash,
             rule,
             name: self.way(decision).map_or_else(String::new, |way| way.name),
+            suspected: None,
             sentence: String::new(),
         };
         view.sentence = self.sentence(&view, reason, self.way(decision));
@@ -245,7 +250,12 @@ impl Core {
             "observed" => "would have been denied",
             other => other,
         };
-        format!("{who} {what}{name}{times} and was {verdict}: {why}.").replace("and was would", "and would")
+        let looks = match view.suspected.as_deref() {
+            Some(MODEL) => "; it looks like a model call",
+            Some(MCP) => "; it looks like a call of an MCP server",
+            _ => "",
+        };
+        format!("{who} {what}{name}{times} and was {verdict}: {why}{looks}.").replace("and was would", "and would")
     }
 
     fn killed_words(&self, view: &DecisionView) -> String {
@@ -365,7 +375,8 @@ impl Core {
         let path = self.paths.denials(&id);
         let Some(job) = self.jobs.get_mut(&id).filter(|job| job.denials < MOST_DENIALS) else { return };
         let line = json!({ "at": view.at, "reason": view.reason, "protocol": view.protocol, "remote": view.remote,
-            "name": view.name, "pid": view.pid, "command": view.command, "wpc_hash": view.wpc_hash, "sentence": view.sentence });
+            "name": view.name, "suspected": view.suspected, "pid": view.pid, "command": view.command,
+            "wpc_hash": view.wpc_hash, "sentence": view.sentence });
         let written = OpenOptions::new().append(true).open(path).and_then(|mut file| writeln!(file, "{line}"));
         if written.is_ok() {
             job.denials += line.to_string().len() as u64 + 1;
@@ -407,8 +418,8 @@ impl Core {
 fn record(view: &DecisionView) -> serde_json::Value {
     json!({
         "agent": view.agent, "job": view.job, "verdict": view.verdict, "reason": view.reason, "hook": view.hook,
-        "protocol": view.protocol, "remote": view.remote, "name": view.name, "count": view.count, "first": view.at,
-        "last": view.last_at, "pid": view.pid, "command": view.command, "wpc_hash": view.wpc_hash, "rule": view.rule,
+        "protocol": view.protocol, "remote": view.remote, "name": view.name, "suspected": view.suspected, "count": view.count,
+        "first": view.at, "last": view.last_at, "pid": view.pid, "command": view.command, "wpc_hash": view.wpc_hash, "rule": view.rule,
     })
 }
 

@@ -300,6 +300,8 @@ impl Core {
         let group = self.group(name)?;
         let whose = self.whose(body)?;
         let reason = reason(&body.reason)?;
+        // Of its kind only an interval's first attempt is told at once: the first one after this must be, for `on_bypass`.
+        self.end_interval();
         let next = self.switch.after(&Change::Restore { group: group.clone(), whose: whose.clone() });
         let (targets, policies) = self.targets(&group, &whose);
         self.flip(Flip {

@@ -24,6 +24,7 @@ mod observed;
 pub mod paths;
 mod registry;
 mod serve;
+mod spoken;
 pub mod tokens;
 mod watch;
 

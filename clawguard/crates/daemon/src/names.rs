@@ -21,7 +21,7 @@ use switch::Target;
 use sys::clock;
 
 use crate::{
-    alarms::NameDenied,
+    alarms::{MCP, MODEL, NameDenied},
     config::AgentMode,
     contracts::InForce,
     core::Core,
@@ -216,8 +216,8 @@ impl Core {
             reason,
             observed: asker.observed,
             suspected: match what {
-                Some(Suspect::LikelyModel) => Some("model"),
-                Some(Suspect::LikelyMcp) => Some("mcp"),
+                Some(Suspect::LikelyModel) => Some(MODEL),
+                Some(Suspect::LikelyMcp) => Some(MCP),
                 _ => None,
             },
             asked: kind,

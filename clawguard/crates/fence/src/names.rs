@@ -44,6 +44,9 @@ pub struct NameRefused {
     pub decision: Decision,
     /// The name; empty where nothing was called for.
     pub name: String,
+    /// Where nothing was called for: what the flow began with, 254 bytes at most. Its sender's own words, secrets among them:
+    /// to be looked at, not to be kept.
+    pub began: Vec<u8>,
     /// `SO_COOKIE` of the socket.
     pub cookie: u64,
     /// Cookie of its network namespace.
@@ -55,9 +58,13 @@ impl NameRefused {
         let bytes = (event.called.prefix / 8).saturating_sub(3) as usize;
         let reversed = event.called.data.reversed.get(..bytes).unwrap_or_default();
         let name = reversed.iter().rev().map(|byte| char::from(*byte)).collect();
+        let began = match event.called.prefix {
+            0 => event.called.data.reversed.iter().take(event.began as usize).copied().collect(),
+            _ => Vec::new(),
+        };
         let mut count = clawguard_common::DecisionCount { count: 1, ..Default::default() };
         (count.first_ns, count.last_ns, count.rule) = (event.at_ns, event.at_ns, NO_RULE);
-        Self { decision: Decision { key: event.key, count }, name, cookie: event.cookie, netns: event.netns }
+        Self { decision: Decision { key: event.key, count }, name, began, cookie: event.cookie, netns: event.netns }
     }
 }
 
@@ -254,4 +261,27 @@ fn words(hash: &Hash) -> [u64; 4] {
         *word = bytes.try_into().map_or(0, u64::from_ne_bytes);
     }
     words
+}
+
+#[cfg(test)]
+mod tests {
+    use clawguard_common::NameData;
+
+    use super::*;
+
+    #[test]
+    fn a_refused_flow_is_told_by_its_name_or_by_how_it_began() {
+        let mut event = NameEvent { began: 4, ..NameEvent::default() };
+        event.called.data.reversed[..6].copy_from_slice(b"POST /");
+        let refused = NameRefused::of(&event);
+        assert_eq!((refused.name.as_str(), refused.began.as_slice()), ("", &b"POST"[..]));
+        // More than has room.
+        event.began = 512;
+        assert_eq!(NameRefused::of(&event).began.len(), 254);
+        let mut event = NameEvent { began: 9, ..NameEvent::default() };
+        event.called.prefix = NameData::prefix(4);
+        event.called.data.reversed[..4].copy_from_slice(b"tob\0");
+        let refused = NameRefused::of(&event);
+        assert_eq!((refused.name.as_str(), refused.began.as_slice()), ("bot", &b""[..]));
+    }
 }
