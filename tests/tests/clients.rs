@@ -10,6 +10,14 @@ use serde_json::json;
 const PYTHON: &str = "import sys, urllib.request\n\
     print(urllib.request.urlopen(sys.argv[1], timeout=10).read().decode())";
 
+const PYTHON_REQUESTS: &str = "import sys, requests\n\
+    print(requests.get(sys.argv[1], timeout=10).text)";
+
+/// What pip fetches packages with.
+const PIP: &str = "import sys\n\
+    from pip._vendor import requests\n\
+    print(requests.get(sys.argv[1], timeout=10).text)";
+
 /// One that has no library between itself and the bytes.
 const PYTHON_SSL: &str = "import socket, ssl, sys\n\
     name = sys.argv[1].split('/')[2]\n\
@@ -50,7 +58,7 @@ fn clients(world: &World) -> Vec<(&'static str, Vec<String>)> {
     let authority = world.tls_ca().to_str().unwrap().to_owned();
     let trusting = |words: &[&str]| {
         let mut all = vec!["env".to_owned(), "HOME=/tmp".into()];
-        for variable in ["SSL_CERT_FILE", "NODE_EXTRA_CA_CERTS", "CURL_CA_BUNDLE", "GIT_SSL_CAINFO"] {
+        for variable in ["SSL_CERT_FILE", "NODE_EXTRA_CA_CERTS", "CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "GIT_SSL_CAINFO"] {
             all.push(format!("{variable}={authority}"));
         }
         all.extend(words.iter().map(|word| (*word).to_owned()));
@@ -63,6 +71,8 @@ fn clients(world: &World) -> Vec<(&'static str, Vec<String>)> {
         ("openssl", trusting(&["timeout", "10", "sh", "-c", OPENSSL, "sh"])),
         ("python's urllib", trusting(&["/usr/bin/python3", "-c", PYTHON])),
         ("python's ssl", trusting(&["/usr/bin/python3", "-c", PYTHON_SSL])),
+        ("python's requests", trusting(&["/usr/bin/python3", "-c", PYTHON_REQUESTS])),
+        ("pip", trusting(&["/usr/bin/python3", "-c", PIP])),
         ("node", trusting(&["node", "-e", NODE])),
         // Go has a resolver of its own, unless it is told to ask the C library and was built with it.
         ("go", trusting(&[&go])),

@@ -15,7 +15,7 @@ use anyhow::{Context, Result, bail};
 use crate::shell::{call, cargo, command, has, output, root, target};
 
 /// What tests and the demo call, and the packages that bring it.
-const TOOLS: [(&str, &str); 16] = [
+const TOOLS: [(&str, &str); 18] = [
     ("ip", "iproute2"),
     ("sysctl", "procps"),
     ("setpriv", "util-linux"),
@@ -31,6 +31,8 @@ const TOOLS: [(&str, &str); 16] = [
     ("gnutls-cli", "gnutls-bin"),
     ("tstclnt", "libnss3-tools"),
     ("python3", "python3"),
+    ("/usr/lib/python3/dist-packages/requests/__init__.py", "python3-requests"),
+    ("/usr/lib/python3/dist-packages/pip/__init__.py", "python3-pip"),
     ("node", "nodejs"),
     ("go", "golang-go"),
 ];
