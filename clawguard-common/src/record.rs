@@ -372,6 +372,10 @@ pub struct NameEvent {
     pub called: Called,
     /// How many bytes the flow had begun with; of them as many as have room are there.
     pub began: u32,
+    /// The process that connected the socket.
+    pub pid: u32,
+    /// Zero.
+    pub pad: u32,
 }
 
 /// Data of the ranges' LPM trie. The padding keeps the value, which follows it in the trie's node, aligned.
@@ -474,8 +478,8 @@ pub struct Stamp {
     pub flags: u32,
     /// The resolver that it believes to ask; its port is 0 for none.
     pub resolver: Endpoint,
-    /// Zero.
-    pub pad: u32,
+    /// The process that connected it last (TCP).
+    pub pid: u32,
     /// The flow it last carried.
     pub flow: Flow,
 }
@@ -621,7 +625,7 @@ const _: () = {
     assert!(size_of::<NameData>() == 256);
     assert!(size_of::<Called>() == 260);
     assert!(size_of::<Talk>() == 320);
-    assert!(size_of::<NameEvent>() == 328);
+    assert!(size_of::<NameEvent>() == 336);
     assert!(size_of::<Greeting>() == 28 + GREETING_BUFFER);
     assert!(size_of::<Stamped>() == 152);
 };

@@ -2,7 +2,7 @@
 
 use core::mem::MaybeUninit;
 
-use aya_ebpf::{macros::cgroup_sock_addr, programs::SockAddrContext};
+use aya_ebpf::{helpers::generated::bpf_get_current_pid_tgid, macros::cgroup_sock_addr, programs::SockAddrContext};
 use clawguard_common::{Addr, Hook, Reason, protocol, rule, stamp};
 
 use crate::{
@@ -120,6 +120,8 @@ fn connect(ctx: &SockAddrContext, hook: Hook) -> i32 {
         return ALLOW;
     }
     stamp.flags = (stamp.flags | stamp::OUTGOING) & !(stamp::DEAD | stamp::GREETED);
+    // SAFETY: the helper reads the current task, which this hook has.
+    stamp.pid = (unsafe { bpf_get_current_pid_tgid() } >> 32) as u32;
     flow::forget(&mut stamp.flow);
     let generation = HOST.get(0).map_or(0, |host| host.generation);
     // SAFETY: this kind of program has the look-up helpers, and `judge` writes the whole verdict.

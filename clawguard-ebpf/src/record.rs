@@ -211,6 +211,8 @@ pub(crate) unsafe fn announce_name(
         (*event).cookie = bpf_get_socket_cookie(skb.cast());
         (*event).netns = STAMPS.get(socket).map_or(0, |stamp| stamp.netns);
         (*event).began = 0;
+        (*event).pid = STAMPS.get(socket).map_or(0, |stamp| stamp.pid);
+        (*event).pad = 0;
         (*event).called.prefix = 0;
         // One copy by the kernel instead of a loop here. Should it fail, nothing is told of what the flow said.
         match TALKS.get(socket) {

@@ -53,7 +53,7 @@ pub(crate) fn sock_create(ctx: SockContext) -> i32 {
         job,
         flags: 0,
         resolver: Endpoint::default(),
-        pad: 0,
+        pid: 0,
         flow: Flow::default(),
     };
     // SAFETY: the context of this hook is a socket, never null.

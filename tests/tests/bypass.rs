@@ -107,6 +107,8 @@ fn naming_a_model_host_in_sni_at_an_allowed_address_is_an_alert_and_does_not_arr
         is_whole(&alert, &hash);
         assert_eq!((alert["kind"].as_str(), alert["remote"].as_str()), (Some("model_direct"), Some(SHARED)));
         assert_eq!(alert["reason"], "sni_mismatch");
+        // Whoever connected the socket.
+        assert!(alert["pid"].as_u64().is_some_and(|pid| pid > 0), "{alert}");
         assert_eq!((world.far.sni_seen(name), world.far.heard(name.as_bytes())), (0, 0), "{name}");
     }
     assert_eq!(counted(&world, "model_direct"), names.len() as f64);
@@ -437,7 +439,8 @@ fn whoever_asks_for_more_names_than_are_told_is_answered_all_the_same() {
     world.start();
     world.use_contract("a", answering("halt"));
     let mut asking = world.agent_on("a", Nobody, &["names", "each-line"]);
-    for n in 0..4200 {
+    // More than are told of one job in an interval.
+    for n in 0..600 {
         assert!(asking.ask(&format!("udp {RESOLVER} n{n}.evil.example A"), "").starts_with("NXDOMAIN"));
     }
     assert!(!asking.ask(&format!("udp {RESOLVER} api.openai.com A"), "").starts_with("NOERROR"));

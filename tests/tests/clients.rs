@@ -58,7 +58,9 @@ fn clients(world: &World) -> Vec<(&'static str, Vec<String>)> {
     let authority = world.tls_ca().to_str().unwrap().to_owned();
     let trusting = |words: &[&str]| {
         let mut all = vec!["env".to_owned(), "HOME=/tmp".into()];
-        for variable in ["SSL_CERT_FILE", "NODE_EXTRA_CA_CERTS", "CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "GIT_SSL_CAINFO"] {
+        for variable in
+            ["SSL_CERT_FILE", "NODE_EXTRA_CA_CERTS", "CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "GIT_SSL_CAINFO"]
+        {
             all.push(format!("{variable}={authority}"));
         }
         all.extend(words.iter().map(|word| (*word).to_owned()));

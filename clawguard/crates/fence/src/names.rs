@@ -64,6 +64,7 @@ impl NameRefused {
         };
         let mut count = clawguard_common::DecisionCount { count: 1, ..Default::default() };
         (count.first_ns, count.last_ns, count.rule) = (event.at_ns, event.at_ns, NO_RULE);
+        count.pid = event.pid;
         Self { decision: Decision { key: event.key, count }, name, began, cookie: event.cookie, netns: event.netns }
     }
 }
