@@ -492,20 +492,26 @@ pub mod stamp {
     pub const DEAD: u32 = 2;
     /// Its ClientHello was judged and has arrived: what follows is not looked at.
     pub const GREETED: u32 = 4;
+    /// Its flow must begin with a ClientHello.
+    pub const GREETS: u32 = 8;
 }
 
 /// The beginning of a TLS flow, kept until the other end has it: whatever carries bytes of it must carry these.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct Greeting {
+    /// See [`greeting`]. One word with `first`, so that an answer to another flow of the socket's changes nothing.
+    pub stage: u32,
     /// TCP sequence number of the flow's first byte.
     pub first: u32,
     /// TCP sequence number of the answer's first byte.
     pub answer: u32,
     /// How many bytes of it are here; those it began with, once it is refused.
     pub have: u32,
-    /// See [`greeting`].
-    pub stage: u32,
+    /// The packet that was held last: where it began, and its length.
+    pub held: [u32; 2],
+    /// How often.
+    pub holds: u32,
     /// How far it is read.
     pub reader: Reader,
     /// Its bytes.
@@ -626,6 +632,6 @@ const _: () = {
     assert!(size_of::<Called>() == 260);
     assert!(size_of::<Talk>() == 320);
     assert!(size_of::<NameEvent>() == 336);
-    assert!(size_of::<Greeting>() == 28 + GREETING_BUFFER);
+    assert!(size_of::<Greeting>() == 40 + GREETING_BUFFER);
     assert!(size_of::<Stamped>() == 152);
 };

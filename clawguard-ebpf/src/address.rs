@@ -7,7 +7,7 @@ use clawguard_common::{Addr, Hook, Reason, protocol, rule, stamp};
 
 use crate::{
     answer::{ALLOW, DENY},
-    caller, flow, guard,
+    atomic, caller, flow, guard,
     maps::{HOST, JOBS, STAMPS},
     record::settle,
     socket::Ends,
@@ -119,7 +119,8 @@ fn connect(ctx: &SockAddrContext, hook: Hook) -> i32 {
         // No packet leaves by it, and glibc does it for every address of a name: the packet is judged.
         return ALLOW;
     }
-    stamp.flags = (stamp.flags | stamp::OUTGOING) & !(stamp::DEAD | stamp::GREETED);
+    atomic::set(stamp, stamp::OUTGOING);
+    atomic::clear(stamp, stamp::DEAD | stamp::GREETED);
     // SAFETY: the helper reads the current task, which this hook has.
     stamp.pid = (unsafe { bpf_get_current_pid_tgid() } >> 32) as u32;
     flow::forget(&mut stamp.flow);
@@ -133,6 +134,11 @@ fn connect(ctx: &SockAddrContext, hook: Hook) -> i32 {
         verdict.reason = Reason::Internal;
     }
     let greets = verdict.flags as u8 & rule::TLS != 0;
+    if greets {
+        atomic::set(stamp, stamp::GREETS);
+    } else {
+        atomic::clear(stamp, stamp::GREETS);
+    }
     // SAFETY: this kind of context always has its socket.
     if verdict.allows() && !unsafe { tls::begin((*ctx.sock_addr).__bindgen_anon_1.sk.cast(), greets) } {
         verdict.reason = Reason::Internal;

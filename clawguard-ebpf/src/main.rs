@@ -16,6 +16,7 @@
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
 mod address;
+mod atomic;
 mod caller;
 mod depth;
 mod flow;

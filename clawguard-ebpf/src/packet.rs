@@ -2,20 +2,26 @@
 
 use core::{ffi::c_void, mem::MaybeUninit, ptr};
 
-use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_sk_fullsock, macros::cgroup_skb, programs::SkBuffContext};
+use aya_ebpf::{
+    bindings::{__sk_buff, bpf_sock},
+    helpers::generated::bpf_sk_fullsock,
+    macros::cgroup_skb,
+    programs::SkBuffContext,
+};
 use clawguard_common::{Addr, Endpoint, Hook, JOB_NONE, Reason, Stamp, protocol, rule, stamp};
 
 use crate::{
     answer::{ALLOW, DENY},
-    caller, flow,
+    atomic, caller, flow,
     maps::{HOST, JOBS, STAMPS, TALKS},
     record::{announce_name, settle},
     socket::Ends,
     tls::{self, Heard},
-    verdict::{ANY_KEY, By, Flowing, Owner, Verdict, forget, judge, refused},
+    verdict::{ANY_KEY, By, Flowing, Owner, Verdict, forget, judge, note_caller, refused},
 };
 
 const TCP_ESTABLISHED: u32 = 1;
+const TCP_SYN_SENT: u32 = 2;
 const TCP_LISTEN: u32 = 10;
 
 #[cgroup_skb(egress)]
@@ -44,10 +50,16 @@ fn packet(skb: *mut __sk_buff, hook: Hook) -> i32 {
         return deny(job, JOBS.get(job).map_or(ANY_KEY, |job| job.key), Reason::ForeignSocket, hook);
     };
     let generation = HOST.get(0).map_or(0, |host| host.generation);
+    // SAFETY: not null; its state is of every kind of socket.
+    if stamp.flags & stamp::OUTGOING != 0 && unsafe { (*socket.cast::<bpf_sock>()).state } == TCP_LISTEN {
+        // It had connected once. What it accepts, others began.
+        atomic::clear(stamp, stamp::OUTGOING | stamp::GREETED | stamp::GREETS);
+        flow::forget(&mut stamp.flow);
+    }
     // Most packets are the next ones of a flow by plain IP: told before anything else is made of them.
     // SAFETY: the verifier knows the context.
     if let Some(remote) = unsafe { plain(skb, hook) }
-        && (stamp.flags & stamp::DEAD == 0 || remote.protocol != protocol::TCP)
+        && (remote.protocol != protocol::TCP || may_be_known(stamp.flags))
         && flow::allows(&mut stamp.flow, &remote, generation)
     {
         return ALLOW;
@@ -64,6 +76,26 @@ fn packet(skb: *mut __sk_buff, hook: Hook) -> i32 {
     }
     // SAFETY: the socket is not null.
     unsafe { judged(skb, socket, stamp, generation, hook) }
+}
+
+/// A socket's state; 0 for one that is none yet.
+///
+/// # Safety
+///
+/// `socket` is a socket pointer that the verifier knows not to be null.
+#[inline(always)]
+unsafe fn state(socket: *mut c_void) -> u32 {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let full = bpf_sk_fullsock(socket.cast());
+        if full.is_null() { 0 } else { (*full).state }
+    }
+}
+
+/// Whether the last verdict on a TCP flow counts: not once a kill has met it, nor before it has greeted where it must.
+#[inline(always)]
+const fn may_be_known(flags: u32) -> bool {
+    flags & stamp::DEAD == 0 && flags & (stamp::GREETS | stamp::GREETED) != stamp::GREETS
 }
 
 /// Judges a packet of a flow that is not known to be allowed.
@@ -93,8 +125,11 @@ unsafe fn judged(skb: *mut __sk_buff, socket: *mut c_void, stamp: *mut Stamp, mu
         (true, false) => By::Listen,
         (false, _) => By::Either,
     };
-    // A TCP socket was judged when it connected; of what any other sent, its last flow is known.
-    flowing.lives = outgoing || (!tcp && flow::is_last(&stamp.flow, &flowing.remote));
+    // SAFETY: the socket is not null; its state is of every kind of socket.
+    let begins = unsafe { (*socket.cast::<bpf_sock>()).state } == TCP_SYN_SENT;
+    // A TCP socket was judged when it connected, which with Fast Open may be long before it sends; of what any other sent, its last
+    // flow is known.
+    flowing.lives = (outgoing && !begins) || (!tcp && flow::is_last(&stamp.flow, &flowing.remote));
     // SAFETY: this kind of program has the look-up helpers, and `judge` writes the whole verdict.
     let verdict = unsafe {
         judge(skb.cast(), ptr::from_mut(flowing), verdict.as_mut_ptr());
@@ -118,18 +153,18 @@ unsafe fn judged(skb: *mut __sk_buff, socket: *mut c_void, stamp: *mut Stamp, mu
     if tcp && stamp.flags & stamp::DEAD != 0 {
         verdict.reason = Reason::Killed;
     }
+    if matches!(hook, Hook::Egress) && verdict.own {
+        note_caller(verdict, flowing);
+    }
     // SAFETY: the socket is not null.
-    let state = unsafe {
-        let full = bpf_sk_fullsock(socket.cast());
-        if full.is_null() { 0 } else { (*full).state }
-    };
+    let state = unsafe { state(socket) };
     match verdict.reason {
         // A listener carries many flows; an own loopback peer is certain only once connected, and never for UDP.
         Reason::Allowed if !(tcp && state == TCP_LISTEN) && (!verdict.own || (tcp && state == TCP_ESTABLISHED)) => {
             flow::remember(&mut stamp.flow, remote, flowing.local_port, generation, verdict);
         }
         // What was queued before a kill must not go out after a restore.
-        Reason::Killed if tcp && state != TCP_LISTEN => stamp.flags |= stamp::DEAD,
+        Reason::Killed if tcp && state != TCP_LISTEN => atomic::set(stamp, stamp::DEAD),
         _ => {}
     }
     let passes = settle(verdict, hook, remote);

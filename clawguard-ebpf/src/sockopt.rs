@@ -17,6 +17,7 @@ use crate::{
 
 const SOL_SOCKET: i32 = 1;
 const IPPROTO_IP: i32 = 0;
+const IPPROTO_TCP: i32 = 6;
 const IPPROTO_IPV6: i32 = 41;
 
 /// Socket options at level `IPPROTO_IP` (include/uapi/linux/in.h).
@@ -70,12 +71,23 @@ const fn refused_socket(option: i32) -> bool {
     )
 }
 
+/// Socket options at level `IPPROTO_TCP` (include/uapi/linux/tcp.h): what a device encrypts, and numbers that a flow did not send,
+/// cannot be judged.
+const fn refused_tcp(option: i32) -> bool {
+    matches!(
+        option,
+        19     // TCP_REPAIR
+        | 31 // TCP_ULP
+    )
+}
+
 #[cgroup_sockopt(setsockopt)]
 pub(crate) fn setsockopt(ctx: SockoptContext) -> i32 {
     // SAFETY: the verifier knows the context.
     let (level, option) = unsafe { ((*ctx.sockopt).level, (*ctx.sockopt).optname) };
     let reaches_around = (level == IPPROTO_IP && refused_v4(option))
         || (level == IPPROTO_IPV6 && refused_v6(option))
+        || (level == IPPROTO_TCP && refused_tcp(option))
         || (level == SOL_SOCKET && refused_socket(option));
     if reaches_around && let Some(owner) = owner(&ctx) {
         let asked = Endpoint { addr: Addr::default(), port: option as u16, protocol: level as u8, loopback: 0 };

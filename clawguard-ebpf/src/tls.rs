@@ -5,13 +5,13 @@
 //! server has answered, and should it ask for another ClientHello, that one is judged as well.
 //!
 //! Only one CPU at a time sends for a socket, because TCP holds its lock meanwhile; an answer may arrive on another. The
-//! answer's side therefore writes `answer` and, as the last, `stage`.
+//! answer's side therefore writes `answer`, and moves `stage` on only for the flow that it answers.
 
 use core::{ffi::c_void, mem::MaybeUninit, ptr};
 
 use aya_ebpf::{
     bindings::{__sk_buff, bpf_sock},
-    helpers::generated::{bpf_loop, bpf_sk_fullsock, bpf_skb_load_bytes, bpf_tcp_sock},
+    helpers::generated::{bpf_ktime_get_boot_ns, bpf_loop, bpf_sk_fullsock, bpf_skb_load_bytes, bpf_tcp_sock},
     maps::lpm_trie::Key,
 };
 use clawguard_common::{
@@ -21,7 +21,7 @@ use clawguard_common::{
 };
 
 use crate::{
-    flow,
+    atomic, flow,
     maps::{GREETINGS, JOBS, NAMES, POLICIES, TALKS},
     verdict::{Verdict, forget, is_bound, is_killed},
 };
@@ -32,7 +32,11 @@ const HOLD: u32 = 0x200;
 const ETH_P_IP: u16 = 0x0800;
 /// A TLS record's kind (RFC 8446 section 5.1).
 const HANDSHAKE: u8 = 22;
+const ALERT: u8 = 21;
+/// Bytes of an alert's record.
+const ALERT_BYTES: u32 = 7;
 const SYN: u8 = 0x02;
+const ACK: u8 = 0x10;
 const URG: u8 = 0x20;
 
 /// What a TCP packet carries.
@@ -44,6 +48,8 @@ struct Segment {
     /// Sequence number of the first of them.
     sequence: u32,
     flags: u8,
+    /// What it acknowledges.
+    acknowledges: u32,
     /// The other end.
     remote: Endpoint,
 }
@@ -82,7 +88,8 @@ unsafe fn segment(skb: *mut __sk_buff, hook: Hook) -> Option<Segment> {
         let sequence = u32::from_be_bytes([head[4], head[5], head[6], head[7]]);
         // A SYN takes a number of its own, before what it carries.
         let sequence = if flags & SYN != 0 { sequence.wrapping_add(1) } else { sequence };
-        Some(Segment { at, length: total - at, sequence, flags, remote })
+        let acknowledges = u32::from_be_bytes([head[8], head[9], head[10], head[11]]);
+        Some(Segment { at, length: total - at, sequence, flags, acknowledges, remote })
     }
 }
 
@@ -95,6 +102,7 @@ unsafe fn segment(skb: *mut __sk_buff, hook: Hook) -> Option<Segment> {
 pub(crate) unsafe fn begin(socket: *mut c_void, tls: bool) -> bool {
     // SAFETY: the caller's promise; zero bytes are a talk.
     unsafe {
+        GREETINGS.remove(socket);
         if !tls {
             TALKS.remove(socket);
             return true;
@@ -157,12 +165,15 @@ pub(crate) unsafe fn sent(skb: *mut __sk_buff, socket: *mut c_void, stamp: *mut 
     // SAFETY: the caller's promise.
     let Some(talk) = (unsafe { TALKS.get(socket) }) else { return };
     // SAFETY: as above.
-    let reason = unsafe { hear(skb, socket, &mut *stamp, talk) };
+    let reason = unsafe { hear(skb, socket, stamp, talk) };
     talk.sent = reason;
 }
 
 #[inline(always)]
-unsafe fn hear(skb: *mut __sk_buff, socket: *mut c_void, stamp: &mut Stamp, talk: &mut Talk) -> u32 {
+unsafe fn hear(skb: *mut __sk_buff, socket: *mut c_void, stamp: *mut Stamp, talk: &mut Talk) -> u32 {
+    // SAFETY: the caller's promise. Other CPUs may change the flags.
+    let (job, flags) = unsafe { ((*stamp).job, (&raw const (*stamp).flags).read_volatile()) };
+    let mut greeted = flags & stamp::GREETED != 0;
     // SAFETY: the caller's promise.
     let Some(mut segment) = (unsafe { segment(skb, Hook::Egress) }) else {
         return Reason::Malformed as u32;
@@ -176,24 +187,26 @@ unsafe fn hear(skb: *mut __sk_buff, socket: *mut c_void, stamp: &mut Stamp, talk
             return Reason::Internal as u32;
         };
         if greeting.first != segment.sequence || greeting.stage >= greeting::REFUSED {
+            greeting.stage = greeting::HELLO;
             greeting.first = segment.sequence;
             greeting.have = 0;
             greeting.answer = 0;
+            greeting.holds = 0;
             greeting.reader = Reader::default();
-            greeting.stage = greeting::HELLO;
             talk.called.prefix = 0;
         }
-        stamp.flags &= !stamp::GREETED;
+        atomic::clear(stamp, stamp::GREETED);
+        greeted = false;
     }
     if talk.called.prefix != 0 {
-        let reason = allows(stamp.job, talk, &segment.remote);
+        let reason = allows(job, talk, &segment.remote, 0);
         if reason != ALLOWED {
             // Another contract is in force.
             talk.news |= u64::from(talk.sent == ALLOWED);
             return reason;
         }
     }
-    if stamp.flags & stamp::GREETED != 0 || segment.length == 0 {
+    if greeted || segment.length == 0 {
         return ALLOWED;
     }
     // SAFETY: as above.
@@ -204,26 +217,41 @@ unsafe fn hear(skb: *mut __sk_buff, socket: *mut c_void, stamp: &mut Stamp, talk
         return greeting.stage & 0xff;
     }
     // SAFETY: as above.
-    let reason = unsafe { judge(skb, &segment, greeting, talk, stamp.job) };
+    let reason = unsafe { judge(skb, &segment, greeting, talk, job) };
+    let reason = if reason == HOLD { hold(greeting, &segment, job) } else { reason };
     if reason == HOLD {
-        let observed = JOBS.get(stamp.job).is_some_and(|job| job.flags & job::OBSERVE != 0);
-        return if observed { ALLOWED } else { HOLD };
+        return HOLD;
     }
     if reason != ALLOWED {
         greeting.stage = greeting::REFUSED | (reason & 0xff);
         talk.news = 1;
         return reason;
     }
-    if greeting.stage == greeting::ANSWERED {
+    if greeting.stage == greeting::ANSWERED && greeting.have != 0 {
         // SAFETY: as above.
         let arrived = unsafe { acknowledged(socket.cast()) };
         if arrived.wrapping_sub(greeting.first) as i32 >= greeting.have as i32 && arrived != 0 {
-            stamp.flags |= stamp::GREETED;
+            atomic::set(stamp, stamp::GREETED);
             // SAFETY: as above; nobody uses the greeting after this.
             unsafe { GREETINGS.remove(socket) };
         }
     }
     ALLOWED
+}
+
+/// How often a packet is held before its flow is given up: TCP cannot send it together with more.
+const MOST_HOLDS: u32 = 5;
+
+/// Holds a packet, or gives its flow up that could go on like this for ever. Where a job is only observed, it passes.
+#[inline(always)]
+fn hold(greeting: &mut Greeting, segment: &Segment, job: u32) -> u32 {
+    if is_observed(job) {
+        return ALLOWED;
+    }
+    let packet = [segment.sequence, segment.length];
+    greeting.holds = if greeting.held == packet { greeting.holds + 1 } else { 0 };
+    greeting.held = packet;
+    if greeting.holds < MOST_HOLDS { HOLD } else { Reason::NotTls as u32 }
 }
 
 /// The first sequence number that the other end has not acknowledged.
@@ -245,7 +273,7 @@ unsafe fn judge(skb: *mut __sk_buff, segment: &Segment, greeting: &mut Greeting,
     let refused = Reason::NotTls as u32;
     let offset = segment.sequence.wrapping_sub(greeting.first);
     let have = greeting.have;
-    let answered = greeting.stage == greeting::ANSWERED;
+    let answered = greeting.stage == greeting::ANSWERED && have != 0;
     if offset >= have && answered {
         return ALLOWED;
     }
@@ -270,6 +298,9 @@ unsafe fn judge(skb: *mut __sk_buff, segment: &Segment, greeting: &mut Greeting,
     if greeting.stage == greeting::SENT {
         return refused;
     }
+    if greeting.stage == greeting::AGAIN && greeting.reader.seen & seen::AGAIN == 0 {
+        greeting.reader.again();
+    }
     let remote = &raw const segment.remote;
     let mut walk = Walk { skb, greeting, talk, remote, job, from: segment.at + again, left, end: Walk::ON };
     walk.go();
@@ -281,7 +312,7 @@ unsafe fn judge(skb: *mut __sk_buff, segment: &Segment, greeting: &mut Greeting,
         return Reason::Ech as u32;
     }
     match end {
-        Walk::WAIT if greeting.reader.is_inside_name(greeting.have) => {
+        Walk::WAIT if greeting.reader.is_inside_name(greeting.have) && !is_observed(job) => {
             // Not even the beginning of a name leaves before all of it is judged.
             greeting.have = greeting.reader.at;
             HOLD
@@ -299,9 +330,16 @@ unsafe fn judge(skb: *mut __sk_buff, segment: &Segment, greeting: &mut Greeting,
     }
 }
 
-/// Whether the contract that a job is under allows a name at an address and port.
+/// Whether a job is only observed.
 #[inline(always)]
-fn allows(job: u32, talk: &mut Talk, remote: &Endpoint) -> u32 {
+fn is_observed(job: u32) -> bool {
+    JOBS.get(job).is_some_and(|job| job.flags & job::OBSERVE != 0)
+}
+
+/// Whether the contract that a job is under allows a name at an address and port; one that is called for now, by an answer that is
+/// good after `now_ns`.
+#[inline(always)]
+fn allows(job: u32, talk: &mut Talk, remote: &Endpoint, now_ns: u64) -> u32 {
     let Some(job) = JOBS.get(job) else {
         return Reason::Internal as u32;
     };
@@ -318,7 +356,7 @@ fn allows(job: u32, talk: &mut Talk, remote: &Endpoint) -> u32 {
     if reason != ALLOWED {
         return if reason == Reason::NotInContract as u32 { Reason::SniMismatch as u32 } else { reason };
     }
-    if !is_bound(job.agent as u32, policy, head.serial, remote, rule.number) {
+    if !is_bound(job.agent as u32, policy, (head.serial, now_ns), remote, rule.number) {
         return Reason::SniMismatch as u32;
     }
     talk.rule = rule.number;
@@ -388,7 +426,8 @@ unsafe extern "C" fn step(_turn: u32, walk: *mut Walk) -> i64 {
             let remote = unsafe { &*walk.remote };
             talk.called.data.port = remote.port.to_be_bytes();
             let reason = if call(greeting, &mut talk.called, name, length) {
-                allows(walk.job, talk, remote)
+                // SAFETY: the helper takes nothing and reads a clock.
+                allows(walk.job, talk, remote, unsafe { bpf_ktime_get_boot_ns() })
             } else {
                 Reason::SniMismatch as u32
             };
@@ -552,8 +591,9 @@ unsafe fn answer(skb: *mut __sk_buff, socket: *mut c_void, stamp: &Stamp, talk: 
         return Reason::Internal as u32;
     }
     if talk.called.prefix != 0 {
-        let reason = allows(stamp.job, talk, &segment.remote);
+        let reason = allows(stamp.job, talk, &segment.remote, 0);
         if reason != ALLOWED {
+            talk.news |= u64::from(talk.received == ALLOWED);
             return reason;
         }
     }
@@ -561,39 +601,47 @@ unsafe fn answer(skb: *mut __sk_buff, socket: *mut c_void, stamp: &Stamp, talk: 
     let Some(greeting) = (unsafe { GREETINGS.get(socket) }) else {
         return ALLOWED;
     };
-    if segment.flags & SYN != 0 {
+    let (first, have) = (greeting.first, greeting.have);
+    // Only who has seen the flow's own numbers answers it: TCP has not looked at the packet yet.
+    if segment.flags & (SYN | ACK) == SYN | ACK && segment.acknowledges.wrapping_sub(first) <= have {
         greeting.answer = segment.sequence;
     }
     let begins = segment.length != 0 && segment.sequence == greeting.answer;
-    if greeting.stage != greeting::SENT || !begins {
+    let answers = segment.acknowledges == first.wrapping_add(have);
+    if greeting.stage != greeting::SENT || !begins || !answers {
         return ALLOWED;
     }
     let mut head = MaybeUninit::<[u8; 8]>::uninit();
     let mut random = MaybeUninit::<[u64; 4]>::uninit();
     // SAFETY: as above; what is not loaded is not read.
-    let (head, random) = unsafe {
-        if bpf_skb_load_bytes(skb.cast(), segment.at, head.as_mut_ptr().cast(), 1) != 0 {
+    let (kind, random) = unsafe {
+        let mut at = segment.at;
+        if bpf_skb_load_bytes(skb.cast(), at, head.as_mut_ptr().cast(), 1) != 0 {
             return ALLOWED;
         }
-        let from = segment.at + ANSWER_RANDOM;
-        if bpf_skb_load_bytes(skb.cast(), from, random.as_mut_ptr().cast(), 32) != 0 {
-            // Less than a whole hello: a warning may be that short, and whatever else is, is no answer yet.
-            if (*head.as_ptr())[0] != HANDSHAKE {
-                greeting.stage = greeting::ANSWERED;
+        // A warning may come before the answer.
+        if (*head.as_ptr())[0] == ALERT && segment.length >= ALERT_BYTES {
+            greeting.answer = segment.sequence.wrapping_add(ALERT_BYTES);
+            at += ALERT_BYTES;
+            if segment.length == ALERT_BYTES || bpf_skb_load_bytes(skb.cast(), at, head.as_mut_ptr().cast(), 1) != 0 {
+                return ALLOWED;
+            }
+        }
+        let kind = (*head.as_ptr())[0];
+        if bpf_skb_load_bytes(skb.cast(), at + ANSWER_RANDOM, random.as_mut_ptr().cast(), 32) != 0 {
+            // Less than a whole hello is no answer yet.
+            if kind != HANDSHAKE {
+                atomic::advance(greeting, first, greeting::SENT, greeting::ANSWERED);
             }
             return ALLOWED;
         }
-        ((*head.as_ptr())[0], random.assume_init())
+        (kind, random.assume_init())
     };
     let again = random[0] == AGAIN_RANDOM[0]
         && random[1] == AGAIN_RANDOM[1]
         && random[2] == AGAIN_RANDOM[2]
         && random[3] == AGAIN_RANDOM[3];
-    if head == HANDSHAKE && again {
-        greeting.reader.again();
-        greeting.stage = greeting::AGAIN;
-    } else {
-        greeting.stage = greeting::ANSWERED;
-    }
+    let next = if kind == HANDSHAKE && again { greeting::AGAIN } else { greeting::ANSWERED };
+    atomic::advance(greeting, first, greeting::SENT, next);
     ALLOWED
 }

@@ -241,6 +241,20 @@ pub(crate) fn is_killed(verdict: &Verdict) -> bool {
     groups.intersects(&host.killed) || groups.intersects(&agent.killed) || groups.intersects(&job.killed)
 }
 
+/// Notes who asks the guard at `::1`, before the packet that it is for arrives.
+#[inline(never)]
+pub(crate) fn note_caller(verdict: &Verdict, flow: &Flowing) {
+    let guard_port = HOST.get(0).map_or(0, |host| host.guard_port);
+    let asks = verdict.own && u64::from(flow.remote.port) == guard_port && flow.remote.addr == Addr::LOOPBACK6;
+    if asks && flow.ends.local == Addr::LOOPBACK6 {
+        let udp = flow.remote.protocol == protocol::UDP;
+        if let Some(caller) = CALLERS.get_ptr_mut(guard::caller(flow.local_port, udp)) {
+            // SAFETY: one word of a map that lives as long as the program runs.
+            unsafe { caller.write_volatile(u64::from(verdict.job)) };
+        }
+    }
+}
+
 /// Whether an endpoint is one of the DNS guard's.
 #[inline(always)]
 fn is_guard(host: &Host, remote: &Endpoint) -> bool {
@@ -269,10 +283,6 @@ fn own_peer(verdict: &Verdict, host: &Host, flow: &Flowing) -> u64 {
         return asker.map_or(0, |job| job.key);
     }
     if u64::from(flow.remote.port) == host.guard_port && flow.remote.addr == Addr::LOOPBACK6 {
-        // Before the packet that it is for arrives.
-        let Some(caller) = CALLERS.get_ptr_mut(guard::caller(flow.local_port, udp)) else { return 0 };
-        // SAFETY: one word of a map that lives as long as the program runs.
-        unsafe { caller.write_volatile(u64::from(verdict.job)) };
         return host.guard_key;
     }
     verdict.job_key
@@ -280,7 +290,7 @@ fn own_peer(verdict: &Verdict, host: &Host, flow: &Flowing) -> u64 {
 
 /// Whether a rule's names may be called for at an address and port, by an agent under a contract.
 #[inline(always)]
-pub(crate) fn is_bound(agent: u32, policy: u32, serial: u64, remote: &Endpoint, number: u32) -> bool {
+pub(crate) fn is_bound(agent: u32, policy: u32, (serial, now_ns): (u64, u64), remote: &Endpoint, number: u32) -> bool {
     let tag = tag(side::EGRESS, remote.protocol, remote.port);
     let place = ExactKey { tag, rule: bound(number), addr: remote.addr };
     let key = LearnedKey { agent, policy, place };
@@ -290,8 +300,8 @@ pub(crate) fn is_bound(agent: u32, policy: u32, serial: u64, remote: &Endpoint, 
     {
         return true;
     }
-    // SAFETY: an entry is read only for its serial, one word.
-    unsafe { LEARNED.get(key) }.is_some_and(|learned| learned.serial == serial)
+    // SAFETY: an entry is read only for its serial and its end, each one word.
+    unsafe { LEARNED.get(key) }.is_some_and(|learned| learned.serial == serial && now_ns < learned.expires_ns)
 }
 
 /// The rule for an endpoint and what follows from it.
@@ -358,7 +368,8 @@ fn find(verdict: &Verdict, head: &PolicyHead, flow: &Flowing) -> (Reason, Option
     denied
 }
 
-#[inline(always)]
+/// In a frame of its own: what it needs there, nobody needs after it.
+#[inline(never)]
 fn range(slot: u32, tag: u32, remote: &Endpoint) -> Option<&'static Rule> {
     use aya_ebpf::maps::lpm_trie::Key;
     let ranges = RANGES.get(slot)?;
