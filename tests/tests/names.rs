@@ -226,6 +226,12 @@ fn what_one_agent_learned_is_closed_to_another() {
         assert_eq!(run.out, "EPERM", "{name}");
     }
     assert!(told(&world, "a", "other.example", "A").starts_with("NXDOMAIN"));
+    // Nor under one contract.
+    let hash = world.use_contract("c", json!({ "egress": [host("crm.example")] }))["wpc_hash"].clone();
+    world.clawguard(&["wpc", "use", hash.as_str().unwrap(), "--agent", "d"]).ok();
+    assert!(told(&world, "c", "crm.example", "A").starts_with("NOERROR"));
+    let call = |agent: &str| world.agent(agent, Nobody, &["tls", "to", "203.0.113.40:443", "crm.example"]).ok().out;
+    assert_eq!((call("c").as_str(), call("d").as_str()), ("hello from crm.example", "EPERM"));
 }
 
 #[test]

@@ -161,6 +161,20 @@ fn what_is_sent_again_is_what_was_judged() {
 }
 
 #[test]
+fn what_a_service_sends_again_from_a_page_is_what_was_judged() {
+    let mut world = allowing(&["crm.example", "customers.crm.example"]);
+    // Whom ClawGuard did not start may send pages, and rewrite them before they are sent again.
+    let service = world.service("pages");
+    world.enrol(&service, "a").ok();
+    for id in ["tls-sendfile-changed", "tls-sendfile-changed-v6", "tls-vmsplice-changed"] {
+        world.far.clear();
+        service.run(&["attack-names", id, "cg000000"]);
+        assert_eq!((world.far.heard(b"cg000000"), world.far.seen(b"cg000000")), (0, 0), "{id}");
+    }
+    assert!(world.metric("clawguard_bypass_alerts_total{agent=\"a\",kind=\"no_sni\"}") > 0.0);
+}
+
+#[test]
 fn a_rule_that_does_not_ask_for_tls_judges_the_address_alone() {
     let mut world = World::named_up();
     let plain = json!({ "host": "sink.example", "ports": [443], "tls": false });
