@@ -111,7 +111,7 @@ pub(crate) fn revocation() -> Vec<Line> {
     );
     fs::write(directory.join("50-tokens.toml"), text).unwrap();
     world.start();
-    let used = world.use_contract("a", json!({ "egress": [{ "host": "crm.example" }], "token": {} }));
+    let used = world.use_contract("a", json!({ "egress": [{ "host": "crm.example", "tls": false }], "token": {} }));
     let contract: Hash = used["wpc_hash"].as_str().unwrap().parse().unwrap();
     world.eventually("the stream", |_| registry.followers() > 0);
     let probe = world.directory.join("probe");

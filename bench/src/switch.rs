@@ -13,8 +13,8 @@ use crate::{
 
 fn contract() -> Value {
     json!({ "egress": [
-        { "host": "crm.example", "groups": ["crm"] },
-        { "host": "crm.example", "ports": [7002], "protocol": "udp", "groups": ["crm"] },
+        { "host": "crm.example", "tls": false, "groups": ["crm"] },
+        { "cidr": "203.0.113.10/32", "ports": [7002], "protocol": "udp", "groups": ["crm"] },
     ] })
 }
 
