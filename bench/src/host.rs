@@ -17,6 +17,8 @@ pub(crate) struct Host {
     pub(crate) world: World,
     /// Fenced whenever the daemon has run.
     pub(crate) fenced: Service,
+    /// Another agent's, `other`.
+    pub(crate) other: Service,
     /// Nobody's.
     pub(crate) plain: Service,
     /// nftables' rules are for this one.
@@ -25,13 +27,27 @@ pub(crate) struct Host {
 
 impl Host {
     pub(crate) fn new() -> Self {
-        let world = World::new();
+        Self::of(World::new(), "")
+    }
+
+    /// A host whose names are asked for at `resolver`, with these limits of `[names]`.
+    pub(crate) fn named(resolver: &str, limits: &str) -> Self {
+        let mut world = World::named();
+        world.ask_at(resolver);
+        Self::of(world, limits)
+    }
+
+    fn of(world: World, limits: &str) -> Self {
         let worker = world.directory.join("worker");
         e2e::copy(&std::env::current_exe().unwrap(), &worker);
         let [fenced, plain, filtered] =
             ["fenced", "plain", "filtered"].map(|name| world.service_of(name, worker.to_str().unwrap().to_owned()));
-        world.configure(&format!("[[agent]]\nname = \"timed\"\nmatch = {{ cgroup = \"{}\" }}", fenced.name));
-        Self { world, fenced, plain, filtered }
+        let other = world.service_of("other", worker.to_str().unwrap().to_owned());
+        let agent = |name: &str, service: &Service| {
+            format!("[[agent]]\nname = \"{name}\"\nmatch = {{ cgroup = \"{}\" }}\n", service.name)
+        };
+        world.configure(&format!("{limits}\n{}{}", agent("timed", &fenced), agent("other", &other)));
+        Self { world, fenced, other, plain, filtered }
     }
 
     /// Puts a contract in force and starts the daemon.
@@ -48,8 +64,12 @@ impl Host {
 
     /// The bench's own executable, as a worker in a cgroup.
     pub(crate) fn worker(&self, service: &Service, words: &[&str]) -> f64 {
-        let run = service.run(&[&["worker"], words].concat()).ok();
-        run.out.parse().unwrap_or_else(|error| panic!("{error}: {}", run.out))
+        self.figures(service, words)[0]
+    }
+
+    /// The same, where it says several figures.
+    pub(crate) fn figures(&self, service: &Service, words: &[&str]) -> Vec<f64> {
+        figures(&service.run(&[&["worker"], words].concat()).ok().out)
     }
 
     pub(crate) fn worker_on(&self, service: &Service, words: &[&str]) -> Outside {
@@ -90,6 +110,11 @@ impl Host {
     pub(crate) fn no_nftables(&self) {
         assert!(Command::new("nft").args(["flush", "ruleset"]).status().unwrap().success());
     }
+}
+
+/// What a worker said.
+pub(crate) fn figures(out: &str) -> Vec<f64> {
+    out.split_whitespace().map(|word| word.parse().unwrap_or_else(|error| panic!("{error}: {out}"))).collect()
 }
 
 /// So many addresses, the target among them, none of them anybody's.

@@ -7,9 +7,14 @@
 
 mod cost;
 mod daemon;
+mod far;
 mod host;
 mod identity;
+mod names;
+mod names_worker;
 mod switch;
+mod tls;
+mod tls_worker;
 mod worker;
 
 /// A line of the report: what, what was measured, the promise, whether it is kept.
@@ -28,7 +33,7 @@ impl Line {
 
 type Measurement = fn() -> Vec<Line>;
 
-const ALL: [(&str, Measurement); 12] = [
+const ALL: [(&str, Measurement); 16] = [
     ("connect", cost::connect),
     ("packet", cost::packet),
     ("stream", cost::stream),
@@ -41,6 +46,10 @@ const ALL: [(&str, Measurement); 12] = [
     ("contracts", identity::contracts),
     ("tokens", identity::tokens),
     ("revocation", identity::revocation),
+    ("tls", tls::throughput),
+    ("first-byte", tls::first_byte),
+    ("names", names::answers),
+    ("look-ups", names::look_ups),
 ];
 
 fn main() {

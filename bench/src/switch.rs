@@ -14,7 +14,7 @@ use crate::{
 fn contract() -> Value {
     json!({ "egress": [
         { "host": "crm.example", "tls": false, "groups": ["crm"] },
-        { "host": "crm.example", "tls": false, "ports": [7002], "protocol": "udp", "groups": ["crm"] },
+        { "cidr": "203.0.113.10/32", "ports": [7002], "protocol": "udp", "groups": ["crm"] },
     ] })
 }
 

@@ -10,7 +10,7 @@ use std::{
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, connect, setsockopt, socket, sockopt};
 
-use crate::median;
+use crate::{far, median, names_worker, tls_worker};
 
 pub(crate) fn main(words: &[String]) {
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
@@ -22,11 +22,14 @@ pub(crate) fn main(words: &[String]) {
         ["stream", megabytes, to] => println!("{}", stream(megabytes.parse().unwrap(), to)),
         ["spin", to] => spin(to),
         ["denied", seconds, to] => denied(seconds.parse().unwrap(), to),
+        ["far"] => far::serve(),
+        [name @ ("ask" | "flood" | "press" | "learn"), rest @ ..] => names_worker::main(name, rest),
+        [name @ ("move" | "first-bytes" | "hellos"), rest @ ..] => tls_worker::main(name, rest),
         other => panic!("no such worker: {other:?}"),
     }
 }
 
-fn pin(cpu: usize) {
+pub(crate) fn pin(cpu: usize) {
     let mut set = nix::sched::CpuSet::new();
     set.set(cpu).unwrap();
     nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &set).unwrap();
@@ -59,16 +62,16 @@ fn connects(count: usize, to: SocketAddr) -> f64 {
             let started = Instant::now();
             connect(std::os::fd::AsRawFd::as_raw_fd(&socket), &to).unwrap();
             let took = started.elapsed().as_nanos() as f64;
-            // No TIME_WAIT, or the ports run out.
-            setsockopt(&socket.as_fd(), sockopt::Linger, &libc_linger()).unwrap();
+            hang_up_at_once(&socket);
             took
         })
         .collect();
     median(&mut took)
 }
 
-fn libc_linger() -> nix::libc::linger {
-    nix::libc::linger { l_onoff: 1, l_linger: 0 }
+/// No TIME_WAIT, or the ports run out.
+pub(crate) fn hang_up_at_once(socket: &impl AsFd) {
+    setsockopt(&socket.as_fd(), sockopt::Linger, &nix::libc::linger { l_onoff: 1, l_linger: 0 }).unwrap();
 }
 
 /// Nanoseconds of the median send(2) on a connected UDP socket: batches of 100, so that the clock costs nothing.

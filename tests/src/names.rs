@@ -1,6 +1,7 @@
 //! How a world's names become addresses: a zone at the far end, and files that send this thread's processes there.
 
 use std::{
+    cell::Cell,
     fs,
     path::{Path, PathBuf},
 };
@@ -51,6 +52,9 @@ pub(crate) fn serve(far: &mut Far, directory: &Path) {
 /// A mount namespace for this thread and what it starts, in which names are asked for at the far end. The machine's own
 /// files stay as they are.
 pub(crate) fn files(directory: &Path) {
+    thread_local! { static AGAIN: Cell<bool> = const { Cell::new(false) } }
+    // On files of a world that is gone nothing can be mounted.
+    let again = AGAIN.replace(true);
     unshare(CloneFlags::CLONE_NEWNS).expect("a mount namespace");
     // What others mount comes in; nothing goes out.
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_SLAVE | MsFlags::MS_REC, None::<&str>).unwrap();
@@ -61,8 +65,9 @@ pub(crate) fn files(directory: &Path) {
         fs::write(&own, text).unwrap();
         // The file itself, where the path is only a link to it.
         let at = fs::canonicalize(path).unwrap_or_else(|error| panic!("{path}: {error}: please make it, even empty"));
-        // What an earlier world of this thread put there is gone with it, and nothing can be put over that.
-        let _ = umount2(&at, MntFlags::MNT_DETACH);
+        if again {
+            umount2(&at, MntFlags::MNT_DETACH).unwrap();
+        }
         mount(Some(&own), &at, None::<&str>, MsFlags::MS_BIND, None::<&str>).unwrap();
     }
     // A cache would ask from outside the world.

@@ -313,6 +313,12 @@ impl World {
         world
     }
 
+    /// Has the guard ask at another resolver.
+    pub fn ask_at(&mut self, resolver: &str) {
+        self.config = self.config.replace(names::RESOLVER, resolver);
+        self.configure("");
+    }
+
     /// Trusts one more signer of contracts.
     pub fn trust(&mut self, did: &str) {
         self.config = self.config.replace("wpc_signers = [", &format!("wpc_signers = [\"{did}\", "));
