@@ -153,7 +153,7 @@ fn hellos_of_nss_are_read_with_their_names_and_so_are_those_that_seem_encrypted(
         command.args(name.iter().flat_map(|name| ["-a", name]));
         command.args(["-V", random.pick(&["tls1.2:tls1.2", "tls1.2:tls1.3", "tls1.3:tls1.3"])]);
         if random.below(2) == 0 {
-            command.args(["-i", &random.below(256).to_string()]);
+            command.args(["-i", &(1 + random.below(255)).to_string()]);
         }
         if random.below(3) == 0 {
             command.args(["-I", &random.some(&["P256", "P384", "P521", "x25519", "FF2048", "FF3072"]).join(",")]);
