@@ -5,6 +5,8 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::calls::{Called, Definition, Held, Pin, Rules, Spawned, Standing as Approval};
+
 /// What the gateway sends.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -81,6 +83,63 @@ pub enum Ask {
         /// How long they are good, as the resolvers say.
         ttl_seconds: u32,
     },
+    /// The MCP gateway listens at this TCP port.
+    Tools {
+        /// Of every IPv4 address.
+        port: u16,
+    },
+    /// The rules in force, once they are others than those of this number; the answer may take a while.
+    Rules {
+        /// Of the rules that the gateway has; 0 for none.
+        seen: u64,
+    },
+    /// The gateway keeps to the rules of this number.
+    Kept {
+        /// The number.
+        serial: u64,
+        /// How many calls under way were ended for it.
+        cancelled: u64,
+    },
+    /// Which job has a slot now.
+    Job {
+        /// The slot.
+        slot: u32,
+    },
+    /// A contract's payload.
+    Contract {
+        /// Its hash.
+        hash: String,
+    },
+    /// Calls, for the record.
+    Calls(Vec<Called>),
+    /// A person's word on a call: one that was given is used up by the answer.
+    Approval(Box<Held>),
+    /// Answered once a person decided, or the approval ended.
+    Decided {
+        /// Of the approval.
+        id: String,
+    },
+    /// How definitions stand that a server gives.
+    Pins {
+        /// The server's name.
+        server: String,
+        /// What it gives.
+        definitions: Vec<Definition>,
+    },
+    /// Starts a stdio server for a job.
+    Spawn {
+        /// Slot of the job.
+        slot: u32,
+        /// Number of the job.
+        key: u64,
+        /// The server's name.
+        server: String,
+    },
+    /// Ends a stdio server.
+    Stop {
+        /// Id of its own job.
+        id: String,
+    },
     /// A job asked for more than it may, or for what looks like a tunnel; for the record.
     Excess {
         /// Slot of the job, as the kernel told it.
@@ -104,6 +163,8 @@ pub enum Told {
     Settings {
         /// `[metrics] listen`
         metrics: std::net::SocketAddr,
+        /// `[mcp] port`
+        tools: u16,
         /// For the DNS guard.
         names: Names,
     },
@@ -115,6 +176,20 @@ pub enum Told {
     Named(Named),
     /// Slot of the job that asks; `None` for nobody's question.
     Caller(Option<u32>),
+    /// The rules in force.
+    Rules(Box<Rules>),
+    /// The job of a slot: its number, and the number of rules that have it. `None` for nobody's.
+    Job(Option<(u64, u64)>),
+    /// A contract's payload as JSON; `None` for one that is not in force.
+    Contract(Option<String>),
+    /// What was to be recorded is not: why. Nothing that rests on it may be answered.
+    Unrecorded(String),
+    /// How a held call stands.
+    Approval(Approval),
+    /// How each of the definitions stands, in their order.
+    Pins(Vec<Pin>),
+    /// A stdio server.
+    Spawned(Spawned),
 }
 
 /// What the DNS guard needs to know.

@@ -12,15 +12,14 @@ use claw::key::Did;
 use fence::AgentName;
 use policy::{
     HostFacts,
-    group::{Class, Risk},
-    host::McpServer,
     name::{HostName, HostPattern},
-    tool::NamePattern,
 };
 use serde::{Deserialize, de};
 
+mod mcp;
 mod names;
 
+pub use mcp::{Limits, Mcp, Pinning, Server, ServerTools};
 pub use names::Names;
 
 /// The configuration of an instance. Unknown keys are errors.
@@ -169,14 +168,6 @@ pub struct Model {
     pub hosts: Vec<Text<HostPattern>>,
 }
 
-/// `[limits]`
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Limits {
-    /// Tool calls a minute.
-    pub calls_per_minute: Option<u32>,
-}
-
 /// `[metrics]`
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -215,49 +206,6 @@ impl Audit {
     pub fn interval(&self) -> Duration {
         Duration::from_secs(self.interval_seconds.max(1))
     }
-}
-
-/// `[mcp]`
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Mcp {
-    /// `[[mcp.server]]`
-    pub server: Vec<Server>,
-}
-
-/// `[[mcp.server]]`
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Server {
-    /// Its name.
-    pub name: String,
-    /// Where it is, for HTTP.
-    pub url: Option<String>,
-    /// How it is started, for stdio.
-    pub command: Option<Vec<String>>,
-    /// How much harm it could do; unknown is high.
-    #[serde(default = "high")]
-    pub risk: Risk,
-    /// What its tools do.
-    #[serde(default)]
-    pub tools: ServerTools,
-}
-
-const fn high() -> Risk {
-    Risk::High
-}
-
-/// Tool names by what they do: a name, or the beginning of names and `*`. A tool that several of them name is of the
-/// gravest class, and one that none of them names is judged by its name.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct ServerTools {
-    /// Change nothing.
-    pub read: Vec<Text<NamePattern>>,
-    /// Change what can be changed back.
-    pub write: Vec<Text<NamePattern>>,
-    /// Change for good.
-    pub irreversible: Vec<Text<NamePattern>>,
 }
 
 /// `[[agent]]`
@@ -425,27 +373,8 @@ impl Config {
                 return wrong(format!("[[agent]] {}", agent.name), "the name is the gateway's own");
             }
         }
-        let mut servers = BTreeSet::new();
-        for server in &self.mcp.server {
-            let key = format!("[[mcp.server]] {}", server.name);
-            if !servers.insert(&server.name) {
-                return wrong(key, "the server is there twice");
-            }
-            // In mcp.SERVER.TOOL the server ends at the first dot, and in the group mcp:SERVER nothing may follow.
-            let split = server.name.contains(['.', ':']);
-            if split || format!("mcp:{}", server.name).parse::<policy::Group>().is_err() {
-                return wrong(key, "a server's name has lower-case letters, digits, \"-\" and \"_\", 60 at most");
-            }
-            match (&server.url, &server.command) {
-                (Some(url), None) => {
-                    if endpoint(url).is_none() {
-                        return wrong(key, "url is not https://HOST[:PORT][/PATH] (or http://) with a host name");
-                    }
-                }
-                (None, Some(command)) if !command.is_empty() => {}
-                _ => return wrong(key, "either url or command is needed"),
-            }
-        }
+        self.mcp.check()?;
+        self.limits.check()?;
         self.registry.check()
     }
 
@@ -457,7 +386,6 @@ impl Config {
                 self.model.proxy.is_some() || !self.model.keys.is_empty(),
                 "[model]: no model call is mediated in this version",
             ),
-            (self.limits != Limits::default(), "[limits]: no tool call is mediated in this version"),
             (!self.trust.receipt_signers.is_empty(), "[trust] receipt_signers: no receipt is verified in this version"),
         ];
         parts.into_iter().filter_map(|(there, text)| there.then_some(text)).collect()
@@ -484,32 +412,6 @@ impl Config {
                 .collect(),
             mcp_servers: self.mcp.server.iter().map(Server::fact).collect(),
             model_hosts: self.model.hosts.iter().map(|name| name.0.clone()).collect(),
-        }
-    }
-}
-
-impl Server {
-    fn fact(&self) -> McpServer {
-        // As a whole it is what its gravest tool could be: one that nobody classified is irreversible.
-        let all = |patterns: &[Text<NamePattern>]| patterns.iter().any(|pattern| pattern.0.is_any());
-        let class = if !self.tools.irreversible.is_empty() {
-            Class::Irreversible
-        } else if all(&self.tools.write) || (all(&self.tools.read) && !self.tools.write.is_empty()) {
-            Class::Write
-        } else if all(&self.tools.read) {
-            Class::Read
-        } else {
-            Class::Irreversible
-        };
-        let patterns = |texts: &[Text<NamePattern>]| texts.iter().map(|text| text.0.clone()).collect();
-        McpServer {
-            name: self.name.clone(),
-            endpoint: self.url.as_deref().and_then(endpoint),
-            risk: self.risk,
-            class,
-            read: patterns(&self.tools.read),
-            write: patterns(&self.tools.write),
-            irreversible: patterns(&self.tools.irreversible),
         }
     }
 }
@@ -567,21 +469,6 @@ pub(crate) enum Place {
     Name(HostName),
 }
 
-/// Host and port of an HTTP URL.
-fn endpoint(url: &str) -> Option<(HostName, u16)> {
-    let (rest, default) = match (url.strip_prefix("https://"), url.strip_prefix("http://")) {
-        (Some(rest), _) => (rest, 443),
-        (_, Some(rest)) => (rest, 80),
-        _ => return None,
-    };
-    let authority = rest.split(['/', '?', '#']).next()?;
-    let (host, port) = match authority.split_once(':') {
-        Some((host, port)) => (host, port.parse().ok()?),
-        None => (authority, default),
-    };
-    Some((host.parse().ok()?, port))
-}
-
 /// Adds a table to another; answers the key that both set.
 fn join(to: &mut toml::Table, from: toml::Table, path: &str) -> Result<(), String> {
     use toml::Value;
@@ -601,6 +488,8 @@ fn join(to: &mut toml::Table, from: toml::Table, path: &str) -> Result<(), Strin
 
 #[cfg(test)]
 mod tests {
+    use policy::group::{Class, Risk};
+
     use super::*;
 
     fn parse(text: &str) -> Result<Config, String> {

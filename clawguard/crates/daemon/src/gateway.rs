@@ -326,7 +326,11 @@ fn tell(shared: &Shared, ask: Ask) -> Told {
     match ask {
         Ask::Settings => {
             let core = shared.lock();
-            Told::Settings { metrics: core.config.metrics.listen, names: core.config.names.for_guard() }
+            Told::Settings {
+                metrics: core.config.metrics.listen,
+                tools: core.config.mcp.port,
+                names: core.config.names.for_guard(),
+            }
         }
         Ask::Guard { port } => {
             shared.lock().guard_listens(port);
@@ -358,5 +362,6 @@ fn tell(shared: &Shared, ask: Ask) -> Told {
         }
         // Answered where it can wait.
         Ask::Errands => Told::Errands(Vec::new()),
+        ask => crate::calls::tell(shared, ask),
     }
 }

@@ -7,6 +7,7 @@
 mod alarms;
 mod api;
 pub mod audit;
+mod calls;
 pub mod config;
 mod contracts;
 mod core;

@@ -46,6 +46,12 @@ pub enum Kind {
     BreakGlass,
     /// A drill of the switch.
     Drill,
+    /// A tool call, or another call of MCP, with its decision and how it ended.
+    Call,
+    /// A call that waits for a person: asked for, decided, used, expired.
+    Approval,
+    /// A tool's definition or a server's identity: seen first, changed, accepted, withdrawn.
+    Pin,
 }
 
 #[derive(Serialize, Deserialize)]

@@ -88,9 +88,9 @@ impl Channel {
         receiver.await.map_err(|_| hung_up())
     }
 
-    pub(crate) async fn settings(&self) -> io::Result<(SocketAddr, Names)> {
+    pub(crate) async fn settings(&self) -> io::Result<(SocketAddr, u16, Names)> {
         match self.ask(Ask::Settings).await? {
-            Told::Settings { metrics, names } => Ok((metrics, names)),
+            Told::Settings { metrics, tools, names } => Ok((metrics, tools, names)),
             _ => Err(io::ErrorKind::InvalidData.into()),
         }
     }

@@ -34,7 +34,7 @@ fn main() -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
     let ended = runtime.block_on(async {
         let daemon = Arc::new(channel::Channel::open(&arguments.channel).await.context("reach the daemon")?);
-        let (listen, names) = daemon.settings().await.context("ask the daemon where to listen")?;
+        let (listen, _tools, names) = daemon.settings().await.context("ask the daemon where to listen")?;
         let sockets =
             names::Sockets::open().await.context("find a port for names that is free for both UDP and TCP")?;
         tokio::select! {

@@ -1,0 +1,254 @@
+//! `[mcp]`, `[[mcp.server]]` and `[limits]`.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+};
+
+use control::calls::CallLimits;
+use policy::{
+    group::{Class, Risk},
+    host::McpServer,
+    name::HostName,
+    tool::NamePattern,
+};
+use serde::Deserialize;
+
+use super::{Error, Text};
+
+/// `[limits]`, per job.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Tool calls a minute.
+    pub calls_per_minute: Option<u32>,
+    /// Tool calls that are under way at once.
+    pub concurrent_calls: Option<u32>,
+    /// MCP sessions at once.
+    pub sessions: Option<u32>,
+    /// Bytes of one MCP message.
+    pub message_bytes: Option<u32>,
+    /// Seconds that one tool call may take.
+    pub call_seconds: Option<u32>,
+}
+
+impl Limits {
+    pub(super) fn check(&self) -> Result<(), Error> {
+        let parts = [
+            ("calls_per_minute", self.calls_per_minute, u32::MAX),
+            ("concurrent_calls", self.concurrent_calls, 100_000),
+            ("sessions", self.sessions, 100_000),
+            ("message_bytes", self.message_bytes, 16 << 20),
+            ("call_seconds", self.call_seconds, 86_400),
+        ];
+        for (key, value, most) in parts {
+            if value.is_some_and(|value| value == 0 || value > most) {
+                return Err(Error::Value { key: format!("limits.{key}"), why: format!("1 to {most} is expected") });
+            }
+        }
+        Ok(())
+    }
+
+    /// The limits with what nobody set.
+    #[must_use]
+    pub fn for_gateway(&self) -> CallLimits {
+        let usual = CallLimits::default();
+        CallLimits {
+            calls_per_minute: self.calls_per_minute.unwrap_or(usual.calls_per_minute),
+            concurrent_calls: self.concurrent_calls.unwrap_or(usual.concurrent_calls),
+            sessions: self.sessions.unwrap_or(usual.sessions),
+            message_bytes: self.message_bytes.unwrap_or(usual.message_bytes),
+            call_seconds: self.call_seconds.unwrap_or(usual.call_seconds),
+        }
+    }
+}
+
+/// `[mcp]`
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Mcp {
+    /// The TCP port of loopback at which agents find their servers: `http://127.0.0.1:PORT/s/SERVER/mcp`.
+    pub port: u16,
+    /// What is done with a definition that nobody accepted yet.
+    pub pins: Pinning,
+    /// How long a held call waits for a person before its caller is told that it is pending.
+    pub approval_wait_seconds: u64,
+    /// How long a person has to decide; afterwards the call is denied.
+    pub approval_expiry_seconds: u64,
+    /// A command that is started, unprivileged, for each call that waits; it has the approval as JSON on its standard input.
+    pub approval_hook: Vec<String>,
+    /// Whether records have the arguments of calls beside their hash.
+    pub record_arguments: bool,
+    /// `[[mcp.server]]`
+    pub server: Vec<Server>,
+}
+
+impl Default for Mcp {
+    fn default() -> Self {
+        Self {
+            port: 9480,
+            pins: Pinning::default(),
+            approval_wait_seconds: 45,
+            approval_expiry_seconds: 900,
+            approval_hook: Vec::new(),
+            record_arguments: false,
+            server: Vec::new(),
+        }
+    }
+}
+
+/// `[mcp] pins`
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Pinning {
+    /// The first definition of a name is accepted, and every other one needs an operator.
+    #[default]
+    FirstUse,
+    /// Every definition needs an operator.
+    Approval,
+}
+
+/// `[[mcp.server]]`
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Server {
+    /// Its name.
+    pub name: String,
+    /// Where it is, for HTTP.
+    pub url: Option<String>,
+    /// How it is started, for stdio.
+    pub command: Option<Vec<String>>,
+    /// Whether it speaks HTTP+SSE of 2024-11-05 instead of streamable HTTP.
+    #[serde(default)]
+    pub sse: bool,
+    /// Headers of the host's own for an HTTP server: the value itself, `file:PATH` or `credential:NAME`.
+    #[serde(default)]
+    pub headers: BTreeMap<String, String>,
+    /// The only certificates (PEM) by which an HTTP server is trusted, instead of the platform's.
+    pub ca: Option<PathBuf>,
+    /// Environment of a stdio server, beside `PATH`, `HOME` and `LANG`; nothing of the daemon's own is inherited. Values as in
+    /// `headers`.
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
+    /// As whom a stdio server runs; `nobody` if nothing is said.
+    pub user: Option<String>,
+    /// Where a stdio server runs; `/` if nothing is said.
+    pub directory: Option<PathBuf>,
+    /// The contract of a stdio server itself, by hash or file: what it may reach. Without one it reaches nothing.
+    pub wpc: Option<String>,
+    /// Megabytes of memory that a stdio server may have.
+    #[serde(default = "memory")]
+    pub memory_megabytes: u32,
+    /// Processes and threads that a stdio server may have.
+    #[serde(default = "processes")]
+    pub processes: u32,
+    /// How much harm it could do; unknown is high.
+    #[serde(default = "high")]
+    pub risk: Risk,
+    /// What its tools do.
+    #[serde(default)]
+    pub tools: ServerTools,
+}
+
+const fn high() -> Risk {
+    Risk::High
+}
+
+const fn memory() -> u32 {
+    1024
+}
+
+const fn processes() -> u32 {
+    256
+}
+
+/// Tool names by what they do: a name, or the beginning of names and `*`. A tool that several of them name is of the
+/// gravest class, and one that none of them names is judged by its name.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ServerTools {
+    /// Change nothing.
+    pub read: Vec<Text<NamePattern>>,
+    /// Change what can be changed back.
+    pub write: Vec<Text<NamePattern>>,
+    /// Change for good.
+    pub irreversible: Vec<Text<NamePattern>>,
+}
+
+impl Mcp {
+    pub(super) fn check(&self) -> Result<(), Error> {
+        let wrong = |key: String, why: &str| Err(Error::Value { key, why: why.into() });
+        if self.port == 0 || self.port == clawguard_common::guard::DNS_PORT {
+            return wrong("mcp.port".into(), "a port is expected that nothing else on this host uses");
+        }
+        if self.approval_expiry_seconds == 0 || self.approval_expiry_seconds > 86_400 {
+            return wrong("mcp.approval_expiry_seconds".into(), "1 to 86400 is expected");
+        }
+        if self.approval_wait_seconds > self.approval_expiry_seconds {
+            return wrong("mcp.approval_wait_seconds".into(), "it is longer than approval_expiry_seconds");
+        }
+        let mut servers = BTreeSet::new();
+        for server in &self.server {
+            let key = format!("[[mcp.server]] {}", server.name);
+            if !servers.insert(&server.name) {
+                return wrong(key, "the server is there twice");
+            }
+            // In mcp.SERVER.TOOL the server ends at the first dot, and in the group mcp:SERVER nothing may follow.
+            let split = server.name.contains(['.', ':']);
+            if split || format!("mcp:{}", server.name).parse::<policy::Group>().is_err() {
+                return wrong(key, "a server's name has lower-case letters, digits, \"-\" and \"_\", 60 at most");
+            }
+            match (&server.url, &server.command) {
+                (Some(url), None) => {
+                    if endpoint(url).is_none() {
+                        return wrong(key, "url is not https://HOST[:PORT][/PATH] (or http://) with a host name");
+                    }
+                }
+                (None, Some(command)) if !command.is_empty() => {}
+                _ => return wrong(key, "either url or command is needed"),
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Server {
+    pub(super) fn fact(&self) -> McpServer {
+        // As a whole it is what its gravest tool could be: one that nobody classified is irreversible.
+        let all = |patterns: &[Text<NamePattern>]| patterns.iter().any(|pattern| pattern.0.is_any());
+        let class = if !self.tools.irreversible.is_empty() {
+            Class::Irreversible
+        } else if all(&self.tools.write) || (all(&self.tools.read) && !self.tools.write.is_empty()) {
+            Class::Write
+        } else if all(&self.tools.read) {
+            Class::Read
+        } else {
+            Class::Irreversible
+        };
+        let patterns = |texts: &[Text<NamePattern>]| texts.iter().map(|text| text.0.clone()).collect();
+        McpServer {
+            name: self.name.clone(),
+            endpoint: self.url.as_deref().and_then(endpoint),
+            risk: self.risk,
+            class,
+            read: patterns(&self.tools.read),
+            write: patterns(&self.tools.write),
+            irreversible: patterns(&self.tools.irreversible),
+        }
+    }
+}
+
+/// Host and port of an HTTP URL.
+fn endpoint(url: &str) -> Option<(HostName, u16)> {
+    let (rest, default) = match (url.strip_prefix("https://"), url.strip_prefix("http://")) {
+        (Some(rest), _) => (rest, 443),
+        (_, Some(rest)) => (rest, 80),
+        _ => return None,
+    };
+    let authority = rest.split(['/', '?', '#']).next()?;
+    let (host, port) = match authority.split_once(':') {
+        Some((host, port)) => (host, port.parse().ok()?),
+        None => (authority, default),
+    };
+    Some((host.parse().ok()?, port))
+}
