@@ -50,10 +50,8 @@ impl Core {
         // Under a contract that opens no range, a private one is an address like any other that it does not name.
         let near = || special::of(remote.addr).is_some();
         let server = || {
-            let place = (net::ip(remote.addr), remote.port);
-            self.facts.mcp_servers.iter().filter_map(|server| server.endpoint.as_ref()).any(|(name, port)| {
-                *port == place.1 && self.facts.hosts.get(name).is_some_and(|addresses| addresses.contains(&place.0))
-            })
+            let here = |(address, port)| net::addr(address) == remote.addr && port == remote.port;
+            self.facts.mcp_servers.iter().any(|server| self.facts.places(server).any(here))
         };
         match decision.reason() {
             Reason::ModelDirect => Some("model_direct"),

@@ -488,7 +488,10 @@ fn join(to: &mut toml::Table, from: toml::Table, path: &str) -> Result<(), Strin
 
 #[cfg(test)]
 mod tests {
-    use policy::group::{Class, Risk};
+    use policy::{
+        group::{Class, Risk},
+        host::At,
+    };
 
     use super::*;
 
@@ -532,7 +535,7 @@ mod tests {
         assert_eq!(config.agent[0].mode, AgentMode::Observe);
         assert_eq!(config.agent[0].r#match, Some(Match::Unit("openclaw-gateway.service".into())));
         let facts = config.facts();
-        assert_eq!(facts.mcp_servers[0].endpoint, Some(("crm.example".parse().unwrap(), 443)));
+        assert_eq!(facts.mcp_servers[0].endpoint, Some((At::Name("crm.example".parse().unwrap()), 443)));
         assert_eq!(facts.mcp_servers[0].class, Class::Irreversible);
         assert_eq!(facts.mcp_servers[0].class_of("search_customer"), Some(Class::Read));
         assert_eq!(facts.mcp_servers[0].class_of("delete_customer"), None);

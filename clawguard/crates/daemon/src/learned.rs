@@ -11,7 +11,14 @@ use std::{
 use claw::Hash;
 use clawguard_common::{Addr, Groups, Reason};
 use fence::{AgentName, Opening, Spot};
-use policy::{Group, HostFacts, Policy, compile::NameRule, name::HostName, names::NameIndex, net, special};
+use policy::{
+    Group, HostFacts, Policy,
+    compile::NameRule,
+    host::McpServer,
+    name::HostName,
+    names::NameIndex,
+    net, special,
+};
 use sys::clock;
 
 use crate::core::Core;
@@ -111,9 +118,9 @@ fn withheld(address: IpAddr, spot: Spot, name: &HostName, facts: &HostFacts) -> 
     if addr.canonical() != addr || (address.is_ipv6() && addr.is_v4()) {
         return Some(Reason::SpecialRange);
     }
-    let servers = facts.mcp_servers.iter().filter_map(|server| server.endpoint.as_ref());
-    let mut others = servers.filter(|(host, at)| *at == port && host != name);
-    if others.any(|(host, _)| facts.hosts.get(host).is_some_and(|addresses| addresses.contains(&address))) {
+    let own = |server: &&McpServer| server.host() == Some(name);
+    let here = |(other, at)| net::addr(other) == addr && at == port;
+    if facts.mcp_servers.iter().filter(|server| !own(server)).any(|server| facts.places(server).any(here)) {
         return Some(Reason::McpDirect);
     }
     // Where the contract names an address in a special range itself, it is open without a name.

@@ -6,6 +6,7 @@ use std::{
 };
 
 use crate::{
+    contract::GroupSpec,
     group::{Class, Risk},
     models,
     name::{HostName, HostPattern},
@@ -17,8 +18,8 @@ use crate::{
 pub struct McpServer {
     /// Its name, by which contracts call it.
     pub name: String,
-    /// Host and port of its URL; `None` for a stdio server.
-    pub endpoint: Option<(HostName, u16)>,
+    /// Host or address, and port, of its URL; `None` for a stdio server.
+    pub endpoint: Option<(At, u16)>,
     /// How much harm it could do.
     pub risk: Risk,
     /// The gravest class among its tools.
@@ -31,7 +32,42 @@ pub struct McpServer {
     pub irreversible: Vec<NamePattern>,
 }
 
+/// Where a server is, as its URL says.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum At {
+    /// At whatever address the name has.
+    Name(HostName),
+    /// At this address.
+    Address(IpAddr),
+}
+
 impl McpServer {
+    /// A server whose class as a whole is that of what its gravest tool could be: one that nobody classified is irreversible.
+    #[must_use]
+    pub fn new(name: String, endpoint: Option<(At, u16)>, risk: Risk, tools: [Vec<NamePattern>; 3]) -> Self {
+        let [read, write, irreversible] = tools;
+        let all = |patterns: &[NamePattern]| patterns.iter().any(NamePattern::is_any);
+        let class = if !irreversible.is_empty() {
+            Class::Irreversible
+        } else if all(&write) || (all(&read) && !write.is_empty()) {
+            Class::Write
+        } else if all(&read) {
+            Class::Read
+        } else {
+            Class::Irreversible
+        };
+        Self { name, endpoint, risk, class, read, write, irreversible }
+    }
+
+    /// The host that its URL names, if it names one.
+    #[must_use]
+    pub fn host(&self) -> Option<&HostName> {
+        match &self.endpoint {
+            Some((At::Name(name), _)) => Some(name),
+            Some((At::Address(_), _)) | None => None,
+        }
+    }
+
     /// The gravest class whose patterns name a tool, if any do.
     #[must_use]
     pub fn class_of(&self, tool: &str) -> Option<Class> {
@@ -61,9 +97,30 @@ impl HostFacts {
         models::is_model_host(host.as_str()) || (!self.model_hosts.is_empty() && configured())
     }
 
+    /// Where a server is known to be: the address of its URL, or those that `[hosts]` gives the URL's host, with the port.
+    pub fn places<'a>(&'a self, server: &'a McpServer) -> impl Iterator<Item = (IpAddr, u16)> + 'a {
+        server.endpoint.iter().flat_map(|(at, port)| {
+            let (own, fixed) = match at {
+                At::Address(address) => (Some(*address), None),
+                At::Name(name) => (None, self.hosts.get(name)),
+            };
+            own.into_iter().chain(fixed.into_iter().flatten().copied()).map(|address| (address, *port))
+        })
+    }
+
     /// The MCP server of a name.
     #[must_use]
     pub fn mcp_server(&self, name: &str) -> Option<&McpServer> {
         self.mcp_servers.iter().find(|server| server.name == name)
     }
+}
+
+/// The groups of a contract that any of a server's tools belongs to.
+pub(crate) fn groups_of<'a>(server: &McpServer, groups: &'a [GroupSpec]) -> impl Iterator<Item = &'a GroupSpec> {
+    groups.iter().filter(|spec| spec.tools.iter().any(|pattern| pattern.server.matches(&server.name)))
+}
+
+/// The risk of a server as a whole: the highest that the host, or one of these groups, gives any of its tools.
+pub(crate) fn risk_of(server: &McpServer, groups: &[GroupSpec]) -> Risk {
+    groups_of(server, groups).filter_map(|spec| spec.risk).fold(server.risk, Risk::max)
 }

@@ -137,7 +137,7 @@ pub fn suspect(host: &HostName, facts: &HostFacts) -> Option<Suspect> {
     if facts.is_model_host(host) {
         return Some(Suspect::Model);
     }
-    if facts.mcp_servers.iter().any(|server| server.endpoint.as_ref().is_some_and(|(name, _)| name == host)) {
+    if facts.mcp_servers.iter().any(|server| server.host() == Some(host)) {
         return Some(Suspect::Mcp);
     }
     if models::listed_around(models::resolvers(), &HostPattern::Exact(host.clone())) {

@@ -10,7 +10,7 @@ use policy::{
     compile::{Error, check, compile},
     contract::{self, TokenRules},
     group::{Class, Risk},
-    host::McpServer,
+    host::{At, McpServer},
     net,
     sample::{find, sample},
 };
@@ -34,7 +34,7 @@ fn host() -> HostFacts {
         hosts: hosts.iter().map(|(n, a)| (n.parse().unwrap(), BTreeSet::from([a.parse().unwrap()]))).collect(),
         mcp_servers: vec![McpServer {
             name: "crm-mcp".into(),
-            endpoint: Some(("crm.example".parse().unwrap(), 443)),
+            endpoint: Some((At::Name("crm.example".parse().unwrap()), 443)),
             risk: Risk::Medium,
             class: Class::Write,
             read: vec!["get_*".parse().unwrap()],

@@ -10,7 +10,7 @@ use policy::{
     compile::check,
     contract::{Form, Lifetime, Profile, TokenRules},
     group::{Class, Risk},
-    host::McpServer,
+    host::{At, McpServer},
     tool::{ToolReason, ToolVerdict},
 };
 
@@ -22,7 +22,7 @@ const PROFILED: &str = include_str!("vectors/profiled.json");
 fn server(name: &str, risk: Risk, read: &[&str]) -> McpServer {
     McpServer {
         name: name.into(),
-        endpoint: Some((format!("{name}.example").replace('_', "-").parse().unwrap(), 443)),
+        endpoint: Some((At::Name(format!("{name}.example").replace('_', "-").parse().unwrap()), 443)),
         risk,
         class: Class::Irreversible,
         read: read.iter().map(|text| text.parse().unwrap()).collect(),

@@ -9,7 +9,7 @@ use policy::{
     Contract, HostFacts, Outcome, Policy,
     compile::{Error, check, compile},
     group::{Class, Risk},
-    host::McpServer,
+    host::{At, McpServer},
     names::NameIndex,
     net,
     sample::find,
@@ -24,7 +24,7 @@ fn host() -> HostFacts {
         hosts: hosts.iter().map(|(n, a)| (n.parse().unwrap(), BTreeSet::from([a.parse().unwrap()]))).collect(),
         mcp_servers: vec![McpServer {
             name: "tickets".into(),
-            endpoint: Some(("tickets.example".parse().unwrap(), 443)),
+            endpoint: Some((At::Name("tickets.example".parse().unwrap()), 443)),
             risk: Risk::Low,
             class: Class::Read,
             read: vec!["*".parse().unwrap()],

@@ -124,6 +124,13 @@ fn the_words_for_reasons_stay() {
     let labels = ToolReason::ALL.map(ToolReason::label);
     assert_eq!(
         labels,
-        ["tool_denied", "unknown_server", "tool_not_allowed", "profile_readonly", "high_risk_not_named"]
+        [
+            "tool_denied",
+            "unknown_server",
+            "tool_not_allowed",
+            "profile_readonly",
+            "high_risk_not_named",
+            "mcp_not_allowed"
+        ]
     );
 }

@@ -2,14 +2,14 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::{Ipv4Addr, Ipv6Addr},
     path::PathBuf,
 };
 
 use control::calls::CallLimits;
 use policy::{
-    group::{Class, Risk},
-    host::McpServer,
-    name::HostName,
+    group::Risk,
+    host::{At, McpServer},
     tool::NamePattern,
 };
 use serde::Deserialize;
@@ -201,7 +201,7 @@ impl Mcp {
             match (&server.url, &server.command) {
                 (Some(url), None) => {
                     if endpoint(url).is_none() {
-                        return wrong(key, "url is not https://HOST[:PORT][/PATH] (or http://) with a host name");
+                        return wrong(key, "url is not https://HOST[:PORT][/PATH] (or http://) with a host name, an IPv4 address or an [IPv6 address]");
                     }
                 }
                 (None, Some(command)) if !command.is_empty() => {}
@@ -214,41 +214,37 @@ impl Mcp {
 
 impl Server {
     pub(super) fn fact(&self) -> McpServer {
-        // As a whole it is what its gravest tool could be: one that nobody classified is irreversible.
-        let all = |patterns: &[Text<NamePattern>]| patterns.iter().any(|pattern| pattern.0.is_any());
-        let class = if !self.tools.irreversible.is_empty() {
-            Class::Irreversible
-        } else if all(&self.tools.write) || (all(&self.tools.read) && !self.tools.write.is_empty()) {
-            Class::Write
-        } else if all(&self.tools.read) {
-            Class::Read
-        } else {
-            Class::Irreversible
-        };
         let patterns = |texts: &[Text<NamePattern>]| texts.iter().map(|text| text.0.clone()).collect();
-        McpServer {
-            name: self.name.clone(),
-            endpoint: self.url.as_deref().and_then(endpoint),
-            risk: self.risk,
-            class,
-            read: patterns(&self.tools.read),
-            write: patterns(&self.tools.write),
-            irreversible: patterns(&self.tools.irreversible),
-        }
+        let tools = [patterns(&self.tools.read), patterns(&self.tools.write), patterns(&self.tools.irreversible)];
+        McpServer::new(self.name.clone(), self.url.as_deref().and_then(endpoint), self.risk, tools)
     }
 }
 
-/// Host and port of an HTTP URL.
-fn endpoint(url: &str) -> Option<(HostName, u16)> {
+/// Host or address, and port, of an HTTP URL.
+fn endpoint(url: &str) -> Option<(At, u16)> {
     let (rest, default) = match (url.strip_prefix("https://"), url.strip_prefix("http://")) {
         (Some(rest), _) => (rest, 443),
         (_, Some(rest)) => (rest, 80),
         _ => return None,
     };
     let authority = rest.split(['/', '?', '#']).next()?;
-    let (host, port) = match authority.split_once(':') {
-        Some((host, port)) => (host, port.parse().ok()?),
-        None => (authority, default),
+    let (host, after) = match authority.strip_prefix('[').map(|rest| rest.split_once(']')) {
+        Some(bracketed) => bracketed?,
+        None => authority.split_at(authority.find(':').unwrap_or(authority.len())),
     };
-    Some((host.parse().ok()?, port))
+    let port = match after.strip_prefix(':') {
+        // No sign, no other digits than these.
+        Some(digits) if digits.bytes().all(|byte| byte.is_ascii_digit()) => digits.parse().ok().filter(|port| *port > 0)?,
+        None if after.is_empty() => default,
+        _ => return None,
+    };
+    let at = if authority.starts_with('[') {
+        At::Address(host.parse::<Ipv6Addr>().ok()?.to_canonical())
+    } else if let Ok(address) = host.parse::<Ipv4Addr>() {
+        At::Address(address.into())
+    } else {
+        At::Name(host.parse().ok()?)
+    };
+    let nowhere = matches!(&at, At::Address(address) if address.is_unspecified() || address.is_multicast());
+    (!nowhere).then_some((at, port))
 }

@@ -9,6 +9,7 @@ use crate::{
     contract::{Allowed, Egress, Protocol, To},
     finding::Outcome,
     group::{Class, Group},
+    host::McpServer,
     models,
     name::{HostName, HostPattern, Named},
     names::NameIndex,
@@ -192,14 +193,14 @@ impl<'a> Compiler<'a> {
     fn apart(&mut self, said: &All<'a>, names: &mut Names) -> Result<(), Error> {
         let around = Named::of(said.keys().copied());
         let exact = |name: &HostName| HostPattern::Exact(name.clone());
-        let endpoints = self.host.mcp_servers.iter().filter_map(|server| server.endpoint.as_ref());
+        let endpoints = self.host.mcp_servers.iter().filter_map(McpServer::host);
         let served = |(_, addresses): &(&HostName, &BTreeSet<_>)| self.places.serves(*addresses);
         let known: BTreeSet<HostPattern> = models::listed()
             .iter()
             .chain(models::resolvers())
             .chain(&self.host.model_hosts)
             .cloned()
-            .chain(endpoints.map(|(name, _)| exact(name)))
+            .chain(endpoints.map(exact))
             .chain(self.host.hosts.iter().filter(served).map(|(name, _)| exact(name)))
             .collect();
         for pattern in known.into_iter().filter(|pattern| !said.contains_key(pattern)) {

@@ -12,11 +12,10 @@ use crate::{
     contract::{Contract, Tools},
     finding::Outcome,
     group::{Class, Group, Risk},
-    host::{HostFacts, McpServer},
+    host::{self, At, HostFacts, McpServer},
     name::HostName,
     net::{self, Cidr},
     special,
-    tool::ToolPattern,
 };
 
 /// The MCP servers behind one address and port, taken together.
@@ -33,12 +32,11 @@ pub(super) struct Behind {
 impl Behind {
     fn of(server: &McpServer, contract: &Contract) -> Self {
         let specs = &contract.guard.groups;
-        let touched = |patterns: &[ToolPattern]| patterns.iter().any(|p| p.server.matches(&server.name));
-        let touching = || specs.iter().filter(|spec| touched(&spec.tools));
-        let risk = touching().filter_map(|spec| spec.risk).max().map_or(server.risk, |risk| risk.max(server.risk));
+        let risk = host::risk_of(server, specs);
         let closed = tool_rule_about(contract.guard.tools.as_ref(), server, risk);
+        let own = host::groups_of(server, specs).map(|spec| spec.name.clone());
         Self {
-            groups: touching().map(|spec| spec.name.clone()).chain([Group::mcp(&server.name)]).collect(),
+            groups: own.chain([Group::mcp(&server.name)]).collect(),
             risk,
             class: server.class,
             closed: closed.map(|rule| (server.name.clone(), rule)),
@@ -71,12 +69,13 @@ impl Places {
     pub(super) fn of(contract: &Contract, host: &HostFacts) -> Self {
         let mut places = Self::default();
         for server in &host.mcp_servers {
-            let Some((name, port)) = &server.endpoint else { continue };
             let behind = Behind::of(server, contract);
-            let called = places.named.entry((name.clone(), *port));
-            called.and_modify(|there| there.join(behind.clone())).or_insert_with(|| behind.clone());
-            for address in host.hosts.get(name).into_iter().flatten() {
-                let place = places.servers.entry((net::addr(*address), *port));
+            if let Some((At::Name(name), port)) = &server.endpoint {
+                let called = places.named.entry((name.clone(), *port));
+                called.and_modify(|there| there.join(behind.clone())).or_insert_with(|| behind.clone());
+            }
+            for (address, port) in host.places(server) {
+                let place = places.servers.entry((net::addr(address), port));
                 place.and_modify(|there| there.join(behind.clone())).or_insert_with(|| behind.clone());
             }
         }

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use claw::{Value, time::Instant};
 
-use super::{Error, OpenClaw, TokenRules, Tools, object, registered::GUARD, tools::patterns};
+use super::{Error, Mcp, OpenClaw, TokenRules, Tools, object, registered::GUARD, tools::patterns};
 use crate::{
     group::{Class, Group, Risk},
     name::HostPattern,
@@ -30,6 +30,8 @@ pub struct Guard {
     pub egress: Vec<Egress>,
     /// MCP tools.
     pub tools: Option<Tools>,
+    /// What else of MCP; only form 1 says so.
+    pub mcp: Option<Mcp>,
     /// The contract's own groups.
     pub groups: Vec<GroupSpec>,
     /// Model calls.
@@ -182,6 +184,7 @@ impl Guard {
             unix_sockets: fields.flag("unix_sockets")?.unwrap_or(false),
             egress: each(&mut fields, "egress", Egress::read)?,
             tools: object(&mut fields, "tools", Tools::read)?,
+            mcp: object(&mut fields, "mcp", Mcp::read)?,
             groups: each(&mut fields, "groups", GroupSpec::read)?,
             model: object(&mut fields, "model", Model::read)?,
             data_classes: object(&mut fields, "data_classes", DataClasses::read)?,

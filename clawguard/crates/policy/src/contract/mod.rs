@@ -11,6 +11,7 @@
 mod empty;
 mod guard;
 mod listed;
+mod mcp;
 mod profiled;
 mod registered;
 mod token;
@@ -19,6 +20,7 @@ mod tools;
 use claw::Value;
 
 pub use guard::{DataClasses, Egress, GroupSpec, Guard, Listen, Model, OnBypass, Protocol, To};
+pub use mcp::{Line, Mcp};
 pub use registered::Allowed;
 pub use token::TokenRules;
 pub use tools::{OpenClaw, OpenClawLine, Profile, ToolEntry, ToolLine, Tools};

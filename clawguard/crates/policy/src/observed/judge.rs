@@ -173,9 +173,8 @@ fn address(addr: IpAddr, protocol: Protocol, port: u16, facts: &HostFacts) -> Ju
     if facts.hosts.keys().any(|name| facts.is_model_host(name) && at(name)) {
         return leave(MODEL);
     }
-    let served = |server: &crate::host::McpServer| {
-        server.endpoint.as_ref().is_some_and(|(name, served)| *served == port && at(name))
-    };
+    let here = |place: (IpAddr, u16)| place == (addr, port);
+    let served = |server: &crate::host::McpServer| facts.places(server).any(here);
     if facts.mcp_servers.iter().any(served) {
         return leave(MCP);
     }

@@ -7,7 +7,7 @@ use serde_json::json;
 use super::*;
 use crate::{
     group::{Class, Risk},
-    host::McpServer,
+    host::{At, McpServer},
 };
 
 fn facts() -> HostFacts {
@@ -17,7 +17,7 @@ fn facts() -> HostFacts {
         hosts: fixed.iter().map(|(n, a)| (n.parse().unwrap(), BTreeSet::from([a.parse().unwrap()]))).collect(),
         mcp_servers: vec![McpServer {
             name: "tools".into(),
-            endpoint: Some(("tools.example".parse().unwrap(), 443)),
+            endpoint: Some((At::Name("tools.example".parse().unwrap()), 443)),
             risk: Risk::High,
             class: Class::Write,
             read: Vec::new(),

@@ -87,6 +87,8 @@ pub enum ToolReason {
     ProfileReadonly,
     /// The tool's risk is high, and only a wildcard allows it.
     HighRiskNotNamed,
+    /// What is called is no tool, and the contract's `mcp` does not allow it.
+    McpNotAllowed,
 }
 
 /// A verdict with what it rests on.
@@ -106,8 +108,14 @@ pub struct Judgement<'a> {
 
 impl ToolReason {
     /// All of them.
-    pub const ALL: [Self; 5] =
-        [Self::ToolDenied, Self::UnknownServer, Self::ToolNotAllowed, Self::ProfileReadonly, Self::HighRiskNotNamed];
+    pub const ALL: [Self; 6] = [
+        Self::ToolDenied,
+        Self::UnknownServer,
+        Self::ToolNotAllowed,
+        Self::ProfileReadonly,
+        Self::HighRiskNotNamed,
+        Self::McpNotAllowed,
+    ];
 
     /// The word for it in records, answers and metrics. It stays.
     #[must_use]
@@ -118,6 +126,7 @@ impl ToolReason {
             Self::ToolNotAllowed => "tool_not_allowed",
             Self::ProfileReadonly => "profile_readonly",
             Self::HighRiskNotNamed => "high_risk_not_named",
+            Self::McpNotAllowed => "mcp_not_allowed",
         }
     }
 
@@ -133,6 +142,7 @@ impl ToolReason {
                  [[mcp.server]] tools says what a tool does where its name does not"
             }
             Self::HighRiskNotNamed => "its risk is high, and the contract names it only by a wildcard",
+            Self::McpNotAllowed => "the contract's mcp does not allow it",
         }
     }
 }

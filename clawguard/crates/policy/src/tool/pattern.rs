@@ -61,6 +61,15 @@ pub enum NotAPattern {
     /// No tool's name.
     #[error("a tool's name has at most 256 bytes of printable ASCII without / and spaces, and * only at its end")]
     Name,
+    /// No resources.
+    #[error(
+        "resources are written SERVER/URI, where SERVER may be * and URI, of at most 2048 characters of printable ASCII \
+         without spaces, may end in *"
+    )]
+    Resource,
+    /// Resources by the beginning of a host's name.
+    #[error("the * stands in a host's name, and so for other hosts too: it goes after the / that ends the name")]
+    HostPart,
 }
 
 const LONGEST: usize = 256;

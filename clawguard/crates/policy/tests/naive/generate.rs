@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use policy::{
     HostFacts,
     group::{Class, Risk},
-    host::McpServer,
+    host::{At, McpServer},
 };
 use proptest::{option, prelude::*, sample::select};
 use serde_json::{Value, json};
@@ -65,7 +65,7 @@ impl Facts {
             let patterns = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
             McpServer {
                 name: server.name.into(),
-                endpoint: Some((server.host.parse().unwrap(), 443)),
+                endpoint: Some((At::Name(server.host.parse().unwrap()), 443)),
                 risk: server.risk.parse::<Risk>().unwrap(),
                 class: Class::Irreversible,
                 read: patterns(&server.read),
