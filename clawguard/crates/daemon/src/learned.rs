@@ -11,14 +11,7 @@ use std::{
 use claw::Hash;
 use clawguard_common::{Addr, Groups, Reason};
 use fence::{AgentName, Opening, Spot};
-use policy::{
-    Group, HostFacts, Policy,
-    compile::NameRule,
-    host::McpServer,
-    name::HostName,
-    names::NameIndex,
-    net, special,
-};
+use policy::{Group, HostFacts, Policy, compile::NameRule, name::HostName, names::NameIndex, net, special};
 use sys::clock;
 
 use crate::core::Core;
@@ -118,9 +111,7 @@ fn withheld(address: IpAddr, spot: Spot, name: &HostName, facts: &HostFacts) -> 
     if addr.canonical() != addr || (address.is_ipv6() && addr.is_v4()) {
         return Some(Reason::SpecialRange);
     }
-    let own = |server: &&McpServer| server.host() == Some(name);
-    let here = |(other, at)| net::addr(other) == addr && at == port;
-    if facts.mcp_servers.iter().filter(|server| !own(server)).any(|server| facts.places(server).any(here)) {
+    if facts.servers_at(addr, port).any(|server| server.host() != Some(name)) {
         return Some(Reason::McpDirect);
     }
     // Where the contract names an address in a special range itself, it is open without a name.

@@ -15,10 +15,11 @@ pub use error::Error;
 use places::{Behind, Places};
 
 use crate::{
-    contract::{Allowed, Contract, Lifetime, OnBypass, Protocol, To, TokenRules},
+    contract::{Allowed, Contract, Lifetime, OnBypass, Profile, Protocol, To, TokenRules},
     finding::{Finding, Outcome},
     group::{Class, Group, Risk},
-    host::HostFacts,
+    host::{self, HostFacts},
+    mcp::{McpRules, What},
     name::{HostPattern, Named},
     net::Cidr,
     ranges::Ranges,
@@ -58,6 +59,8 @@ pub struct Policy {
     pub gateway_groups: BTreeSet<Group>,
     /// Who may call which MCP tool.
     pub tools: ToolPolicy,
+    /// What else of MCP may pass.
+    pub mcp: McpRules,
     /// What a job's token must be; where it is there, no job goes without one.
     pub token: Option<TokenRules>,
 }
@@ -222,6 +225,7 @@ struct Compiler<'a> {
     bound: Vec<Bound>,
     findings: Option<Vec<Finding>>,
     tools: ToolPolicy,
+    mcp: McpRules,
     places: Places,
     /// The risks that the contract gives its groups.
     risks: HashMap<&'a Group, Risk>,
@@ -236,6 +240,7 @@ impl<'a> Compiler<'a> {
             To::Range(_) => None,
         }));
         let tools = ToolPolicy::new(contract.guard.tools.as_ref(), &contract.guard.groups, &host.mcp_servers);
+        let mcp = McpRules::new(contract.guard.mcp.as_ref(), &contract.guard.groups, &host.mcp_servers);
         let places = Places::of(contract, host);
         let risks = contract.guard.groups.iter().filter_map(|spec| Some((&spec.name, spec.risk?))).collect();
         Self {
@@ -248,6 +253,7 @@ impl<'a> Compiler<'a> {
             bound: Vec::new(),
             findings,
             tools,
+            mcp,
             places,
             risks,
         }
@@ -293,6 +299,7 @@ impl<'a> Compiler<'a> {
             bound,
             kernel_groups,
             tools: self.tools,
+            mcp: self.mcp,
             // A token is good for one job, whatever the text says.
             token: guard.token.map(|rules| TokenRules { job_scoped: true, ..rules }),
         };
@@ -361,9 +368,12 @@ impl<'a> Compiler<'a> {
                     self.found_of(source, Outcome::Denied, || format!("{}: {}", place(), hosts::GUARD_ALONE));
                     continue;
                 }
-                let behind = if range.bits == 128 { self.places.at(range.addr, *port) } else { None };
+                let behind = self.places.within(*range, *port);
                 if self.stays_closed(behind.as_ref(), source, &place()) {
                     continue;
+                }
+                if range.bits == 128 {
+                    self.no_rule_holds(behind.as_ref(), source, &place());
                 }
                 let groups = self.groups_of(&entry.groups, entry.class, behind.as_ref());
                 let set = self.set(groups)?;
@@ -382,14 +392,30 @@ impl<'a> Compiler<'a> {
         Ok(())
     }
 
-    /// Whether an MCP server lies there whose tools are restricted; told, if it does.
+    /// Whether an MCP server lies there of which the contract has rules; told, if it does.
     fn stays_closed(&mut self, behind: Option<&Behind>, source: Source, place: &str) -> bool {
-        let Some((server, rule)) = behind.and_then(|behind| behind.closed.as_ref()) else { return false };
+        let Some((behind, member)) = behind.and_then(|behind| Some((behind, behind.closed?))) else { return false };
+        let member = self.contract.form.of_mcp(member);
         let note = || {
-            format!("{place} is the MCP server {server} and {rule} restricts its tools, which needs the MCP gateway")
+            format!(
+                "{place} is {}: the contract has {member}, so that the gateway is the only way there",
+                behind.told()
+            )
         };
         self.found_of(source, Outcome::Denied, note);
         true
+    }
+
+    /// Tells of an MCP server that is opened as any other place is.
+    fn no_rule_holds(&mut self, behind: Option<&Behind>, source: Source, place: &str) {
+        let Some(behind) = behind.filter(|behind| behind.closed.is_none()) else { return };
+        let note = || {
+            format!(
+                "{place} is {}, opened whole: the contract has no tools, and no rule about tools holds on this way",
+                behind.told()
+            )
+        };
+        self.found_of(source, Outcome::Kernel, note);
     }
 
     fn push(
@@ -461,20 +487,34 @@ impl<'a> Compiler<'a> {
         Ok(())
     }
 
-    /// The contract's own groups, and those of the tools that it gives: a server's, its risk and, where a tool is named,
-    /// the tool's class. All of them could be told apart where calls are seen.
+    /// The contract's own groups, and those of the tools and of the rest of MCP that it gives: a server's, its risk, the classes.
+    /// A gateway tells all of them apart.
     fn groups_of_tools(&self) -> BTreeSet<Group> {
-        let mut groups: BTreeSet<Group> = self.contract.guard.groups.iter().map(|spec| spec.name.clone()).collect();
-        let Some(tools) = &self.contract.guard.tools else { return groups };
-        for line in tools.allow.iter().flatten().chain(&tools.approve) {
+        let guard = &self.contract.guard;
+        let mut groups: BTreeSet<Group> = guard.groups.iter().map(|spec| spec.name.clone()).collect();
+        let readonly = guard.tools.as_ref().is_some_and(|tools| tools.profile == Some(Profile::Readonly));
+        // What a wildcard stands for is known only when a server says what it has.
+        let classes: &[Class] =
+            if readonly { &[Class::Read] } else { &[Class::Read, Class::Write, Class::Irreversible] };
+        let lines = guard.tools.iter().flat_map(|tools| tools.allow.iter().flatten().chain(&tools.approve));
+        for line in lines {
             for server in self.host.mcp_servers.iter().filter(|server| line.pattern.server.matches(&server.name)) {
-                groups.extend([Group::mcp(&server.name), Group::risk(server.risk)]);
+                groups.extend([Group::mcp(&server.name), Group::risk(host::risk_of(server, &guard.groups))]);
                 if let NamePattern::Exact(tool) = &line.pattern.tool {
                     let judged = self.tools.judge(&server.name, tool);
                     if !matches!(judged.verdict, ToolVerdict::Deny(_)) {
                         groups.extend([Group::risk(judged.risk), Group::class(judged.class)]);
                     }
+                } else {
+                    groups.extend(classes.iter().map(|class| Group::class(*class)));
+                    groups.insert(Group::risk(server.risk));
                 }
+            }
+        }
+        for server in &self.host.mcp_servers {
+            for what in What::WHOLE.into_iter().filter(|what| self.mcp.may(&server.name, *what)) {
+                let risk = Group::risk(host::risk_of(server, &guard.groups));
+                groups.extend([Group::mcp(&server.name), risk, Group::class(what.class())]);
             }
         }
         groups

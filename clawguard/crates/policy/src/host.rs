@@ -2,14 +2,17 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
+
+use clawguard_common::Addr;
 
 use crate::{
     contract::GroupSpec,
     group::{Class, Risk},
     models,
     name::{HostName, HostPattern},
+    net,
     tool::NamePattern,
 };
 
@@ -98,14 +101,29 @@ impl HostFacts {
     }
 
     /// Where a server is known to be: the address of its URL, or those that `[hosts]` gives the URL's host, with the port.
-    pub fn places<'a>(&'a self, server: &'a McpServer) -> impl Iterator<Item = (IpAddr, u16)> + 'a {
+    /// `localhost` needs no `[hosts]`.
+    pub fn places<'a>(&'a self, server: &'a McpServer) -> impl Iterator<Item = (Addr, u16)> + 'a {
         server.endpoint.iter().flat_map(|(at, port)| {
-            let (own, fixed) = match at {
-                At::Address(address) => (Some(*address), None),
-                At::Name(name) => (None, self.hosts.get(name)),
+            let found: Vec<Addr> = match at {
+                At::Address(address) => vec![net::addr(*address)],
+                At::Name(name) => {
+                    let own = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
+                    let here = own.into_iter().filter(|_| is_localhost(name));
+                    here.chain(self.hosts.get(name).into_iter().flatten().copied()).map(net::addr).collect()
+                }
             };
-            own.into_iter().chain(fixed.into_iter().flatten().copied()).map(|address| (address, *port))
+            found.into_iter().map(|addr| (addr, *port))
         })
+    }
+
+    /// The servers at an address and port. One that is on loopback is taken to be at every address of loopback: what listens
+    /// there may listen at all of them.
+    pub fn servers_at(&self, addr: Addr, port: u16) -> impl Iterator<Item = &McpServer> {
+        let addr = addr.as_destination();
+        let here = move |(place, at): (Addr, u16)| {
+            at == port && (place == addr || (place.is_loopback() && addr.is_loopback()))
+        };
+        self.mcp_servers.iter().filter(move |server| self.places(server).any(here))
     }
 
     /// The MCP server of a name.
@@ -113,6 +131,11 @@ impl HostFacts {
     pub fn mcp_server(&self, name: &str) -> Option<&McpServer> {
         self.mcp_servers.iter().find(|server| server.name == name)
     }
+}
+
+/// RFC 6761 section 6.3.
+fn is_localhost(name: &HostName) -> bool {
+    name.as_str() == "localhost" || name.as_str().ends_with(".localhost")
 }
 
 /// The groups of a contract that any of a server's tools belongs to.

@@ -260,21 +260,90 @@ fn receipts_that_no_proxy_would_give_refuse_the_contract() {
 }
 
 #[test]
-fn an_mcp_server_whose_tools_are_restricted_is_not_opened_without_a_gateway() {
-    for tools in [
-        r#"{"allow":["crm-mcp/get_*"]}"#,
-        r#"{"deny":["*/http_request"]}"#,
-        r#"{"approve":["crm-mcp/update"]}"#,
-        r#"{"allow":[]}"#,
+fn once_a_contract_speaks_about_mcp_the_gateway_is_the_only_way_to_a_server() {
+    for rules in [
+        r#""tools":{"allow":["crm-mcp/get_*"]}"#,
+        r#""tools":{"allow":["crm-mcp/*"]}"#,
+        r#""tools":{"allow":["*/*"]}"#,
+        r#""tools":{"deny":["*/http_request"]}"#,
+        r#""tools":{"approve":["crm-mcp/update"]}"#,
+        r#""tools":{"allow":[]}"#,
+        r#""tools":{}"#,
+        r#""tools":{"allow":["other/x"]}"#,
+        r#""mcp":{"resources":["crm-mcp/*"]}"#,
+        r#""mcp":{}"#,
+        r#""data_classes":{"deny":["secrets"]}"#,
     ] {
-        let policy = policy(&format!(
-            "{{\"tools\":{tools},\"egress\":[{{\"host\":\"crm.example\"}},{{\"host\":\"chat.example\"}}]}}"
-        ));
-        assert_eq!(tcp(&policy, "203.0.113.10", 443), Reason::NotInContract, "{tools}");
-        assert_eq!(tcp(&policy, "203.0.113.20", 443), Reason::Allowed, "{tools}");
+        let mut host = host();
+        host.mcp_servers[0].risk = Risk::Low;
+        let guard = format!("{{{rules},\"egress\":[{{\"host\":\"crm.example\"}},{{\"host\":\"chat.example\"}}]}}");
+        let policy = compile(&read(&payload(None, &guard)).unwrap(), HASH, &host).unwrap();
+        assert_eq!(tcp(&policy, "203.0.113.10", 443), Reason::NotInContract, "{rules}");
+        assert_eq!(tcp(&policy, "203.0.113.20", 443), Reason::Allowed, "{rules}");
     }
-    let whole = policy(r#"{"tools":{"allow":["crm-mcp/*"]},"egress":[{"host":"crm.example"}]}"#);
-    assert_eq!(tcp(&whole, "203.0.113.10", 443), Reason::Allowed);
+    let silent = policy(r#"{"egress":[{"host":"crm.example"}]}"#);
+    assert_eq!(tcp(&silent, "203.0.113.10", 443), Reason::Allowed);
+    assert_eq!(
+        groups(&silent, "203.0.113.10", 443),
+        ["all", "class:write", "mcp:crm-mcp", "mode:tools-off", "risk:medium"]
+    );
+}
+
+fn local(at: At, guard: &str) -> (Policy, Vec<Finding>) {
+    let mut host = host();
+    host.mcp_servers[0].endpoint = Some((at, 3001));
+    check(&read(&payload(None, guard)).unwrap(), HASH, &host).unwrap()
+}
+
+#[test]
+fn a_server_that_is_configured_by_address_is_as_closed_as_one_with_a_name() {
+    let here = At::Address("2001:db8::9".parse().unwrap());
+    for egress in [r#"{"cidr":"2001:db8::9/128","ports":[3001,80]}"#, r#"{"cidr":"2001:db8::/32","ports":[3001,80]}"#] {
+        let (policy, findings) = local(here.clone(), &format!("{{\"tools\":{{}},\"egress\":[{egress}]}}"));
+        assert_eq!(tcp(&policy, "2001:db8::9", 3001), Reason::NotInContract, "{egress}");
+        assert_eq!(tcp(&policy, "2001:db8::9", 80), Reason::Allowed, "{egress}");
+        assert!(
+            findings.iter().any(|f| f.outcome == Outcome::Denied && f.note.contains("the MCP server crm-mcp")),
+            "{findings:?}"
+        );
+    }
+    let (policy, _) = local(here.clone(), r#"{"egress":[{"cidr":"2001:db8::/32","ports":[3001]}]}"#);
+    assert_eq!(tcp(&policy, "2001:db8::9", 3001), Reason::NotInContract);
+    let (policy, _) = local(here, r#"{"egress":[{"cidr":"2001:db8::9/128","ports":[3001]}]}"#);
+    assert_eq!(tcp(&policy, "2001:db8::9", 3001), Reason::Allowed);
+    assert!(groups(&policy, "2001:db8::9", 3001).contains(&"mcp:crm-mcp".to_owned()));
+}
+
+/// What listens on loopback may listen at all of its addresses.
+#[test]
+fn no_entry_for_loopback_opens_a_server_there() {
+    let all = ["127.0.0.1", "127.0.0.2", "127.9.9.9", "::1"];
+    for at in [
+        At::Address("127.0.0.1".parse().unwrap()),
+        At::Address("::1".parse().unwrap()),
+        At::Name("localhost".parse().unwrap()),
+        At::Name("tools.localhost".parse().unwrap()),
+    ] {
+        for egress in [
+            r#"{"cidr":"127.0.0.0/8","ports":[3001,8000]}"#,
+            r#"{"cidr":"127.0.0.0/31","ports":[3001,8000]},{"cidr":"127.0.0.2/31","ports":[3001,8000]}"#,
+            r#"{"cidr":"127.0.0.1/32","ports":[3001]},{"cidr":"127.0.0.2/32","ports":[3001]},{"cidr":"::1/128","ports":[3001]}"#,
+            r#"{"cidr":"0.0.0.0/0","ports":[3001]},{"cidr":"::/0","ports":[3001]}"#,
+        ] {
+            let (policy, _) = local(at.clone(), &format!("{{\"tools\":{{}},\"egress\":[{egress}]}}"));
+            for to in all {
+                assert_ne!(tcp(&policy, to, 3001), Reason::Allowed, "{at:?} {egress}: {to}");
+            }
+            if egress.starts_with("{\"cidr\":\"127.0.0.0/8") {
+                assert_eq!(tcp(&policy, "127.0.0.1", 8000), Reason::Allowed, "{at:?}");
+            }
+        }
+    }
+    // Without a word about MCP an entry of its own opens it, and it goes with its server's groups.
+    let at = At::Address("127.0.0.1".parse().unwrap());
+    let (policy, findings) = local(at, r#"{"egress":[{"cidr":"127.0.0.2/32","ports":[3001]}]}"#);
+    assert!(groups(&policy, "127.0.0.2", 3001).contains(&"mcp:crm-mcp".to_owned()));
+    assert!(findings.iter().any(|f| f.note.contains("no rule about tools holds on this way")), "{findings:?}");
 }
 
 #[test]
@@ -295,37 +364,6 @@ fn what_tool_rules_close_is_closed_by_every_way_there() {
             assert_eq!(tcp(&policy, "203.0.113.10", 443), Reason::NotInContract, "{text}");
         }
     }
-}
-
-#[test]
-fn a_wildcard_opens_no_server_of_high_risk() {
-    let whole = payload(None, r#"{"tools":{"allow":["crm-mcp/*"]},"egress":[{"host":"crm.example"}]}"#);
-    let mut host = host();
-    host.mcp_servers[0].risk = Risk::High;
-    let policy = compile(&read(&whole).unwrap(), HASH, &host).unwrap();
-    assert_eq!(tcp(&policy, "203.0.113.10", 443), Reason::NotInContract);
-    // Nor one whose tools the contract itself calls risky.
-    let grouped = policy_of_group("high");
-    assert_eq!(tcp(&grouped, "203.0.113.10", 443), Reason::NotInContract);
-    assert_eq!(tcp(&policy_of_group("low"), "203.0.113.10", 443), Reason::Allowed);
-}
-
-fn policy_of_group(risk: &str) -> Policy {
-    policy(&format!(
-        "{{\"groups\":[{{\"name\":\"g\",\"risk\":\"{risk}\",\"tools\":[\"*/*\"]}}],\
-          \"tools\":{{\"allow\":[\"crm-mcp/*\"]}},\"egress\":[{{\"host\":\"crm.example\"}}]}}"
-    ))
-}
-
-#[test]
-fn a_server_behind_another_ones_port_is_closed_with_it() {
-    let mut host = host();
-    let second = McpServer { name: "vault".into(), ..host.mcp_servers[0].clone() };
-    host.mcp_servers.push(second);
-    let text =
-        payload(None, r#"{"tools":{"allow":["crm-mcp/*"],"deny":["vault/*"]},"egress":[{"host":"crm.example"}]}"#);
-    let policy = compile(&read(&text).unwrap(), HASH, &host).unwrap();
-    assert_eq!(tcp(&policy, "203.0.113.10", 443), Reason::NotInContract);
 }
 
 #[test]
@@ -454,28 +492,37 @@ fn check_says_what_became_of_every_line() {
         "metadata":{"ticket":"OPS-1","clawguard.v1":{"sequence":3,"not_after":"2030-01-01T00:00:00Z",
         "listen":[{"cidr":"127.0.0.0/8","ports":[18789]}],
         "egress":[{"host":"crm.example","groups":["crm"]},{"host":"unknown.example"},{"host":"intranet.example"}],
-        "tools":{"allow":["crm-mcp/*"]},"data_classes":{"deny":["secrets"]},"groups":[{"name":"crm"},{"name":"far","tools":["x/y"]}],
+        "tools":{"allow":["crm-mcp/*","nowhere/x"]},"data_classes":{"deny":["secrets"]},
+        "mcp":{"resources":["crm-mcp/note:*","nowhere/*"],"sampling":["*"]},
+        "groups":[{"name":"crm"},{"name":"far","tools":["x/y"]},{"name":"none"}],
         "model":{"require_proxy_receipts":true,"on_bypass":"halt"}}}}"#;
     let (policy, findings) = check(&read(text).unwrap(), HASH, &host()).unwrap();
     let outcome = |path: &str| -> Vec<Outcome> {
         findings.iter().filter(|f: &&Finding| f.path == path).map(|f| f.outcome).collect()
     };
     let guard = |name: &str| format!("metadata.clawguard.v1.{name}");
-    assert_eq!(outcome(&guard("egress[0]")), [Outcome::Kernel]);
+    assert_eq!(outcome(&guard("egress[0]")), [Outcome::Denied]);
     assert_eq!(outcome(&guard("egress[1]")), [Outcome::Kernel]);
     assert!(outcome(&guard("egress[2]")).contains(&Outcome::Denied));
     assert_eq!(outcome(&guard("listen[0]")), [Outcome::Kernel]);
     assert_eq!(outcome(&guard("not_after")), [Outcome::Kernel]);
     assert_eq!(outcome("allowed_models"), [Outcome::Denied]);
     assert_eq!(outcome("receipt_privacy_mode"), [Outcome::Denied]);
-    assert_eq!(outcome(&guard("tools.allow")), [Outcome::Denied]);
-    assert_eq!(outcome(&guard("data_classes")), [Outcome::Denied]);
+    assert_eq!(outcome(&guard("tools.allow")), [Outcome::Gateway]);
+    assert_eq!(outcome(&guard("tools.allow[0]")), [Outcome::Gateway]);
+    assert_eq!(outcome(&guard("tools.allow[1]")), [Outcome::Denied]);
+    assert_eq!(outcome(&guard("mcp.resources[0]")), [Outcome::Gateway]);
+    assert_eq!(outcome(&guard("mcp.resources[1]")), [Outcome::Denied]);
+    assert_eq!(outcome(&guard("mcp.sampling[0]")), [Outcome::Gateway]);
+    assert_eq!(outcome(&guard("data_classes.deny")), [Outcome::Gateway]);
     assert_eq!(outcome(&guard("model.on_bypass")), [Outcome::Daemon]);
-    assert_eq!(outcome(&guard("groups[0]")), [Outcome::Kernel]);
-    assert_eq!(outcome(&guard("groups[1]")), [Outcome::Denied]);
+    assert_eq!(outcome(&guard("groups[0]")), [Outcome::Recorded]);
+    assert_eq!(outcome(&guard("groups[1]")), [Outcome::Gateway]);
+    assert_eq!(outcome(&guard("groups[2]")), [Outcome::Recorded]);
     assert_eq!(outcome("metadata.ticket"), [Outcome::Recorded]);
     assert_eq!(outcome("policy_id"), [Outcome::Recorded]);
-    assert_eq!(policy.gateway_groups.iter().map(ToString::to_string).collect::<Vec<_>>(), ["far"]);
+    let told: Vec<String> = policy.gateway_groups.iter().map(ToString::to_string).collect();
+    assert_eq!(told, ["class:read", "class:write", "crm", "far", "mcp:crm-mcp", "none", "risk:medium"]);
 }
 
 proptest! {

@@ -168,13 +168,16 @@ fn no_line_of_a_contract_is_dropped_in_silence() {
         "listen":[{"cidr":"127.0.0.0/8","ports":[18789],"protocol":"udp"}],
         "egress":[{"host":"crm.example","groups":["crm"],"quic":true,"class":"read"},{"cidr":"10.1.0.0/16","ports":[1]}],
         "tools":{"allow":["crm-mcp/*","x/y"],"deny":["*/z"],"approve":["crm-mcp/a"],"no_approval":["x/y"]},
+        "mcp":{"resources":["crm-mcp/note:*"],"prompts":["x/*"],"completion":["*"],"sampling":["crm-mcp"],"elicitation":["x"],
+        "elicitation_url":["x"],"roots":["crm-mcp"],"tasks":["crm-mcp"],"logging":["crm-mcp"]},
         "data_classes":{"allow":["a"],"deny":["secrets"]},"groups":[{"name":"crm","risk":"low","tools":["x/*"]}],
         "model":{"require_proxy_receipts":false,"on_bypass":"halt"},
         "token":{"cst_max_ttl_seconds":9,"require_scope_hash":false,"policy_hash_pinning":"optional"}}}}"#;
     let empty = r#"{"policy_version":"1","policy_id":"p","issuer_did":"did:x","allowed_models":[],"allowed_providers":[],
         "required_audit_packs":[],"redaction_rules":[],"egress_allowlist":[],"metadata":{"clawguard.v1":{"listen":[],
         "egress":[],"tools":{"allow":[],"deny":[],"approve":[],"no_approval":[]},"data_classes":{"allow":[],"deny":[]},
-        "groups":[],"model":{},"token":{}}}}"#;
+        "mcp":{"resources":[],"prompts":[],"completion":[],"sampling":[],"elicitation":[],"elicitation_url":[],"roots":[],
+        "tasks":[],"logging":[]},"groups":[],"model":{},"token":{}}}}"#;
     for text in [
         registered,
         empty,

@@ -210,7 +210,9 @@ fn a_server_whose_tools_are_restricted_is_closed_by_name() {
         assert_eq!(ports(&policy(&closed), "tickets.example"), (vec![8443], Some(Reason::McpDirect)), "{entry}");
         assert!(notes(&closed, "egress[0]").iter().any(|(outcome, note)| *outcome == Outcome::Denied
             && note.starts_with("tickets.example:443 is the MCP server tickets")));
-        let open = policy(&guard(r#"{"allow":["tickets/*"]}"#));
+        let whole = guard(r#"{"allow":["tickets/*"]}"#);
+        assert_eq!(ports(&policy(&whole), "tickets.example"), (vec![8443], Some(Reason::McpDirect)), "{entry}");
+        let open = policy(&format!("{{\"egress\":[{entry}]}}"));
         assert_eq!(ports(&open, "tickets.example"), (vec![443, 8443], None), "{entry}");
         for group in ["mcp:tickets", "risk:low", "class:read"] {
             assert!(in_group(&open, "tickets.example", group), "{entry} {group}");

@@ -7,9 +7,11 @@ use claw::{Hash, json, json::Limits};
 use clawguard_common::{Reason, protocol, side};
 use naive::{
     Answer,
-    generate::{self, ADDRESSES, NAMES, SERVERS, TOOLS},
+    generate::{self, ADDRESSES, NAMES, SERVERS, TOOLS, URIS, WORDS},
 };
-use policy::{Contract, Policy, compile, names::NameIndex, net, sample, tool::ToolVerdict};
+use policy::{
+    Contract, GatewayPolicy, Policy, compile, group::Risk, mcp::What, names::NameIndex, net, sample, tool::ToolVerdict,
+};
 use proptest::prelude::*;
 
 fn read(value: &serde_json::Value) -> (claw::Value, Contract) {
@@ -101,21 +103,89 @@ proptest! {
         }
     }
 
-    /// Where a contract speaks about tools, a server is open to the kernel only if every tool of it may be called.
     #[test]
-    fn no_endpoint_is_open_to_more_than_the_tools_that_may_be_called(payload in generate::contract(), facts in generate::facts()) {
+    fn what_else_of_mcp_may_pass_is_what_may_by_the_text(payload in generate::contract(), facts in generate::facts()) {
+        let (text, contract) = read(&payload);
+        let host = facts.host();
+        let policy = GatewayPolicy::of(&contract, &host.mcp_servers);
+        for server in SERVERS {
+            let pass = |what, member, name| {
+                let expected = naive::may_have(&text, &facts, server, member, name);
+                prop_assert_eq!(policy.mcp.may(server, what), expected, "{} {:?}: {} on {:?}", server, what, payload, facts);
+                let judged = policy.other(server, what).verdict;
+                prop_assert_eq!(judged == ToolVerdict::Allow, expected, "{} {:?}", server, what);
+                Ok(())
+            };
+            pass(What::Resources, "resources", None)?;
+            pass(What::Prompts, "prompts", None)?;
+            for uri in URIS {
+                pass(What::Resource(uri), "resources", Some(uri))?;
+            }
+            for name in TOOLS {
+                pass(What::Prompt(name), "prompts", Some(name))?;
+            }
+            for (member, what) in WORDS {
+                pass(what, member, None)?;
+            }
+        }
+    }
+
+    #[test]
+    fn a_gateway_decides_what_the_host_has_compiled(payload in generate::contract(), facts in generate::facts()) {
+        let (_, contract) = read(&payload);
+        let host = facts.host();
+        let Ok(policy) = compile(&contract, Hash([7; 32]), &host) else { return Ok(()) };
+        let gateway = GatewayPolicy::of(&contract, &host.mcp_servers);
+        prop_assert_eq!((&gateway.tools, &gateway.mcp, gateway.token), (&policy.tools, &policy.mcp, policy.token));
+        // What a call belongs to can be switched off: its groups are the kernel's, the gateway's or built in.
+        for server in ["crm", "graph", "local"] {
+            let all = TOOLS.iter().map(|tool| gateway.tool(server, tool));
+            for judged in all.chain(What::WHOLE.map(|what| gateway.other(server, what))) {
+                if matches!(judged.verdict, ToolVerdict::Deny(_)) {
+                    continue;
+                }
+                let always = |name: &str| matches!(name, "all" | "mode:tools-off") || name.starts_with("tool:");
+                for group in judged.groups.iter().filter(|group| !always(group.as_str())) {
+                    let known = policy.gateway_groups.contains(group) || policy.kernel_groups.contains(group);
+                    prop_assert!(known, "{} of {}: {}", group, server, payload);
+                }
+            }
+        }
+    }
+
+    /// A wildcard gives nothing of high risk, and a denial is passed by nothing.
+    #[test]
+    fn nothing_of_high_risk_is_called_that_no_line_names(payload in generate::contract(), facts in generate::facts()) {
+        let (_, contract) = read(&payload);
+        let gateway = GatewayPolicy::of(&contract, &facts.host().mcp_servers);
+        let lines = contract.guard.tools.iter().flat_map(|t| t.allow.iter().flatten().chain(&t.approve));
+        let named: Vec<_> = lines.filter_map(|line| line.pattern.exact()).collect();
+        let denied = |s: &str, t: &str| {
+            contract.guard.tools.iter().flat_map(|tools| &tools.deny).any(|line| line.pattern.matches(s, t))
+        };
+        for server in SERVERS {
+            for tool in TOOLS {
+                let judged = gateway.tool(server, tool);
+                if !matches!(judged.verdict, ToolVerdict::Deny(_)) {
+                    prop_assert!(judged.risk < Risk::High || named.contains(&(server, tool)), "{server}/{tool}: {payload}");
+                    prop_assert!(!denied(server, tool), "{server}/{tool}: {payload}");
+                }
+            }
+        }
+    }
+
+    /// Where a contract speaks about MCP, no server is open to the kernel at all.
+    #[test]
+    fn no_endpoint_is_open_to_what_only_the_gateway_judges(payload in generate::contract(), facts in generate::facts()) {
         let (_, contract) = read(&payload);
         let Ok(policy) = compile(&contract, Hash([7; 32]), &facts.host()) else { return Ok(()) };
-        if contract.guard.tools.is_none() {
+        let guard = &contract.guard;
+        if guard.tools.is_none() && guard.mcp.is_none() && guard.data_classes.is_none() {
             return Ok(());
         }
-        for server in &facts.servers {
-            let address = facts.hosts.iter().find(|(name, _)| *name == server.host).map(|(_, address)| *address).unwrap();
-            if reaches(&policy, address, 443, protocol::TCP) {
-                for tool in TOOLS {
-                    let decided = policy.tools.decide(server.name, tool);
-                    prop_assert_eq!(decided, ToolVerdict::Allow, "{}/{}: {}", server.name, tool, payload);
-                }
+        for address in ["198.51.100.7", "198.51.100.8", "127.0.0.1", "127.0.0.9"] {
+            for by in [protocol::TCP, protocol::UDP] {
+                prop_assert!(!reaches(&policy, address, 443, by), "{}: {}", address, payload);
             }
         }
     }
@@ -125,8 +195,8 @@ proptest! {
 fn the_generated_contracts_are_seldom_refused_and_allow_something() {
     use proptest::strategy::ValueTree;
     let mut runner = proptest::test_runner::TestRunner::deterministic();
-    let (mut compiled, mut reached, mut called) = (0, 0, 0);
-    for _ in 0..500 {
+    let (mut compiled, mut reached, mut called, mut had) = (0, 0, 0, 0);
+    for _ in 0..1000 {
         let payload = generate::contract().new_tree(&mut runner).unwrap().current();
         let facts = generate::facts().new_tree(&mut runner).unwrap().current();
         let (_, contract) = read(&payload);
@@ -135,7 +205,8 @@ fn the_generated_contracts_are_seldom_refused_and_allow_something() {
             reached += usize::from(ADDRESSES.iter().any(|to| reaches(&policy, to, 443, protocol::TCP)));
             let may = |server: &str| TOOLS.iter().any(|tool| policy.tools.decide(server, tool) == ToolVerdict::Allow);
             called += usize::from(may("crm"));
+            had += usize::from(URIS.iter().any(|uri| policy.mcp.may("crm", What::Resource(uri))));
         }
     }
-    assert!(compiled > 300 && reached > 100 && called > 50, "{compiled} {reached} {called}");
+    assert!(compiled > 600 && reached > 150 && called > 60 && had > 20, "{compiled} {reached} {called} {had}");
 }

@@ -1,10 +1,11 @@
-//! What became of each line of a contract, on a host without gateways.
+//! What became of each line of a contract.
 
-use super::{Compiler, GUARD};
+use super::{Compiler, GUARD, places::Mediated};
 use crate::{
-    contract::{Form, Model, OnBypass, Profile, TokenRules, ToolLine, Tools},
+    contract::{Form, Line, Mcp, Model, OnBypass, Profile, TokenRules, ToolLine, Tools},
     finding::{Finding, Outcome},
     group::Risk,
+    host,
     tool::{NamePattern, ServerPattern, ToolVerdict},
 };
 
@@ -47,6 +48,17 @@ impl Form {
         }
     }
 
+    /// Where the contract has what it says of MCP.
+    pub(super) const fn of_mcp(self, member: Mediated) -> &'static str {
+        match (self, member) {
+            (Self::Registered, Mediated::Tools) => "metadata.clawguard.v1.tools",
+            (Self::Listed, Mediated::Tools) => "allowed_tools",
+            (Self::Profiled, Mediated::Tools) => "tools",
+            (_, Mediated::Mcp) => "metadata.clawguard.v1.mcp",
+            (_, Mediated::Data) => self.data_classes(),
+        }
+    }
+
     /// The token's rules: the object, the scope's hash, the pin.
     const fn token(self) -> [&'static str; 3] {
         match self {
@@ -58,8 +70,7 @@ impl Form {
 }
 
 const NO_MODEL: &str = "no model call is mediated on this host, and direct ones are only to what egress names";
-const NO_TOOL: &str = "needs the MCP gateway: no tool call is mediated on this host";
-const NO_CALL: &str = "restricts calls that are not given: no tool call passes on this host";
+const WAY: &str = "MCP servers are reached through the gateway alone";
 
 impl Compiler<'_> {
     pub(super) fn describe_the_rest(&mut self) -> Vec<Finding> {
@@ -82,17 +93,16 @@ impl Compiler<'_> {
         if let Some(rules) = &guard.token {
             self.describe_token(rules);
         }
+        if let Some(mcp) = &guard.mcp {
+            self.describe_mcp(mcp);
+        }
         if let Some(classes) = &guard.data_classes {
             let path = contract.form.data_classes();
-            if contract.form == Form::Registered {
-                let note = "no call is mediated on this host; what an agent sends to an endpoint of egress is not read";
-                self.found(path, Outcome::Denied, note);
-            } else {
-                if classes.allow.is_some() {
-                    self.found(format!("{path}.allow"), Outcome::Denied, NO_TOOL);
-                }
-                if classes.deny.is_some() {
-                    self.found(format!("{path}.deny"), Outcome::Denied, NO_CALL);
+            let note = "arguments and results of MCP calls are looked through; what an agent sends to an endpoint of egress is \
+                        not read";
+            for (present, name) in [(classes.allow.is_some(), "allow"), (classes.deny.is_some(), "deny")] {
+                if present {
+                    self.found(format!("{path}.{name}"), Outcome::Gateway, note);
                 }
             }
         }
@@ -129,13 +139,16 @@ impl Compiler<'_> {
         }
         for (i, spec) in guard.groups.iter().enumerate() {
             let by_rule = self.sets.keys().any(|set| set.contains(&spec.name));
-            let note = if by_rule {
-                "endpoints can be killed together"
-            } else {
-                "no endpoint belongs to it; its tools need the MCP gateway"
-            };
-            let outcome = if by_rule { Outcome::Kernel } else { Outcome::Denied };
-            self.found(format!("{GUARD}.groups[{i}]"), outcome, format!("{}: {note}", spec.name));
+            let path = format!("{GUARD}.groups[{i}]");
+            if by_rule {
+                self.found(path.as_str(), Outcome::Kernel, format!("{}: endpoints can be killed together", spec.name));
+            }
+            if !spec.tools.is_empty() {
+                self.found(path.as_str(), Outcome::Gateway, format!("{}: tools can be killed together", spec.name));
+            }
+            if !by_rule && spec.tools.is_empty() {
+                self.found(path, Outcome::Recorded, format!("{}: no endpoint and no tool belongs to it", spec.name));
+            }
         }
         for (present, name) in [(guard.not_before.is_some(), "not_before"), (guard.not_after.is_some(), "not_after")] {
             if present {
@@ -167,7 +180,11 @@ impl Compiler<'_> {
     /// What only forms 2 and 3 have.
     fn describe_named(&mut self) {
         let version = self.contract.form.version();
-        self.found(version, Outcome::Kernel, "this form names no endpoint: the agent reaches nothing");
+        self.found(
+            version,
+            Outcome::Kernel,
+            "this form names no endpoint: beside MCP servers by the gateway the agent reaches nothing",
+        );
         let note = "this form says neither expiry nor sequence: it ends [trust] default_lifetime after an operator put it in \
                     force, and an older one comes back only by the operator's own wpc use";
         self.found(version, Outcome::Daemon, note);
@@ -198,68 +215,87 @@ impl Compiler<'_> {
     fn describe_tools(&mut self, tools: &Tools) {
         let form = self.contract.form;
         for entry in &tools.entries {
-            let note = match &entry.server {
-                None => format!("\"{}\" is a kind of tools that this version does not know", entry.kind),
-                Some(ServerPattern::Any) => "tools of every MCP server".into(),
-                Some(ServerPattern::Named(name)) => format!("tools of the MCP server {name}"),
+            let (outcome, note) = match &entry.server {
+                None => {
+                    let note = format!("\"{}\" is a kind of tools that this version does not know", entry.kind);
+                    (Outcome::Denied, note)
+                }
+                Some(ServerPattern::Any) => (Outcome::Gateway, "tools of every MCP server".into()),
+                Some(ServerPattern::Named(name)) => (Outcome::Gateway, format!("tools of the MCP server {name}")),
             };
-            self.found(entry.path.as_str(), Outcome::Denied, note);
+            self.found(entry.path.as_str(), outcome, note);
         }
         if tools.allow.is_some() {
-            self.found(form.allowed_tools(), Outcome::Denied, NO_TOOL);
+            self.found(form.allowed_tools(), Outcome::Gateway, WAY);
         }
         if !tools.deny.is_empty() {
-            // Form 1 may open endpoints beside; a server that is denied tools is not among them.
-            let note = if form == Form::Registered { NO_TOOL } else { NO_CALL };
-            self.found(form.denied_tools(), Outcome::Denied, note);
+            self.found(form.denied_tools(), Outcome::Gateway, WAY);
         }
         for (lines, name) in [(&tools.approve, "approve"), (&tools.no_approval, "no_approval")] {
             if !lines.is_empty() {
-                self.found(format!("{GUARD}.tools.{name}"), Outcome::Denied, NO_TOOL);
+                self.found(format!("{GUARD}.tools.{name}"), Outcome::Gateway, WAY);
             }
         }
         for line in tools.allow.iter().flatten().chain(&tools.approve).chain(&tools.no_approval) {
-            let note = self.decided(line);
-            self.found(line.path.as_str(), Outcome::Denied, note);
+            let (outcome, note) = self.decided(line);
+            self.found(line.path.as_str(), outcome, note);
         }
         for line in &tools.deny {
-            self.found(line.path.as_str(), Outcome::Denied, NO_CALL);
+            self.found(line.path.as_str(), Outcome::Gateway, "denied, whatever else is said");
         }
         match tools.profile {
-            Some(Profile::Readonly) => {
-                let note = "no tool call passes on this host; a gateway gives only tools of class read";
-                self.found("tools.profile", Outcome::Denied, note);
-            }
+            Some(Profile::Readonly) => self.found("tools.profile", Outcome::Gateway, "no tool but those of class read"),
             Some(Profile::Full) => self.found("tools.profile", Outcome::Recorded, "restricts nothing"),
             None => {}
         }
     }
 
-    /// What a gateway would do with the tools of a line.
-    fn decided(&self, line: &ToolLine) -> String {
+    /// What the gateway does with the tools of a line.
+    fn decided(&self, line: &ToolLine) -> (Outcome, String) {
         let server = match &line.pattern.server {
             ServerPattern::Any => {
-                return format!("{NO_TOOL}; the tools of every [[mcp.server]] are decided one by one, by name");
+                let note = "the tools of every [[mcp.server]] are decided one by one, by name";
+                return (Outcome::Gateway, note.into());
             }
             ServerPattern::Named(name) => name,
         };
-        let Some(known) = self.host.mcp_server(server) else {
-            return format!("no [[mcp.server]] has the name {server}");
-        };
-        let needs = "needs the MCP gateway, which this version does not have; decided already";
+        let Some(known) = self.host.mcp_server(server) else { return (Outcome::Denied, unknown(server)) };
         let NamePattern::Exact(tool) = &line.pattern.tool else {
-            let risk = known.risk;
-            let only = if risk == Risk::High { ", which gives tools only by their exact names" } else { "" };
-            return format!("{needs}: each tool by name, risk {risk}{only}");
+            let risk = host::risk_of(known, &self.contract.guard.groups);
+            let only = if known.risk == Risk::High { ", which gives tools only by their exact names" } else { "" };
+            return (Outcome::Gateway, format!("each tool by name, risk {risk}{only}"));
         };
         let judged = self.tools.judge(server, tool);
         let by_name = if known.class_of(tool).is_none() { " (by its name)" } else { "" };
-        let verdict = match judged.verdict {
-            ToolVerdict::Allow => "allow".into(),
-            ToolVerdict::Hold => "hold for a person's approval".into(),
-            ToolVerdict::Deny(reason) => format!("deny ({reason}: {})", reason.sentence()),
+        let (outcome, verdict) = match judged.verdict {
+            ToolVerdict::Allow => (Outcome::Gateway, "allow".into()),
+            ToolVerdict::Hold => (Outcome::Gateway, "hold for a person's approval".into()),
+            ToolVerdict::Deny(reason) => (Outcome::Denied, format!("deny ({reason}: {})", reason.sentence())),
         };
-        format!("{needs}: {verdict}; risk {}, class {}{by_name}", judged.risk, judged.class)
+        (outcome, format!("{verdict}; risk {}, class {}{by_name}", judged.risk, judged.class))
+    }
+
+    fn describe_mcp(&mut self, mcp: &Mcp) {
+        let lines = |(name, lines): (&'static str, &[Line<ServerPattern>])| {
+            lines.iter().map(|line| (line.path.clone(), line.pattern.clone(), of_servers(name))).collect::<Vec<_>>()
+        };
+        let mut told: Vec<_> = mcp.of_servers().into_iter().flat_map(lines).collect();
+        let resources = mcp.resources.iter();
+        told.extend(resources.map(|line| (line.path.clone(), line.pattern.server.clone(), "may be read and watched")));
+        let prompts = mcp.prompts.iter();
+        told.extend(prompts.map(|line| (line.path.clone(), line.pattern.server.clone(), "may be had")));
+        for (path, server, note) in told {
+            match &server {
+                ServerPattern::Any => {
+                    let note = format!("{note}; of every [[mcp.server]] but those of high risk, which are named");
+                    self.found(path, Outcome::Gateway, note);
+                }
+                ServerPattern::Named(name) if self.host.mcp_server(name).is_none() => {
+                    self.found(path, Outcome::Denied, unknown(name));
+                }
+                ServerPattern::Named(_) => self.found(path, Outcome::Gateway, note),
+            }
+        }
     }
 
     fn describe_openclaw(&mut self) {
@@ -307,6 +343,23 @@ impl Compiler<'_> {
             };
             self.found(format!("{token}.job_scoped_anti_replay"), Outcome::Daemon, note);
         }
+    }
+}
+
+fn unknown(server: &str) -> String {
+    format!("no [[mcp.server]] has the name {server}")
+}
+
+/// What a list of servers gives.
+fn of_servers(member: &str) -> &'static str {
+    match member {
+        "completion" => "may complete arguments of the prompts and resources that are given",
+        "sampling" => "may have the client's model answer",
+        "elicitation" => "may have the client ask its user",
+        "elicitation_url" => "may have the client send its user to a URL",
+        "roots" => "may know the client's roots",
+        "tasks" => "calls may be tasks",
+        _ => "its log may be asked for",
     }
 }
 

@@ -357,6 +357,8 @@ impl<'a> Compiler<'a> {
                 if reason == Some(Reason::Allowed) {
                     let by = if fixed { "by address and port" } else { "by the addresses that the DNS guard learns" };
                     self.found(source.path(), Outcome::Kernel, format!("{place}, {by}; {}", way.told(*port)));
+                    let behind = self.behind(pattern, *port);
+                    self.no_rule_holds(behind.as_ref(), source, &place);
                 } else if reason == Some(Reason::McpDirect) {
                     let behind = self.behind(pattern, *port);
                     self.stays_closed(behind.as_ref(), source, &place);

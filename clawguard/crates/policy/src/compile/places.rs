@@ -1,7 +1,7 @@
 //! What the host knows to stand behind an address: MCP servers, and model providers.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     net::IpAddr,
 };
 
@@ -9,7 +9,7 @@ use clawguard_common::{Addr, Reason, protocol, side};
 
 use super::{Compiler, Error, Rule, Source};
 use crate::{
-    contract::{Contract, Tools},
+    contract::Contract,
     finding::Outcome,
     group::{Class, Group, Risk},
     host::{self, At, HostFacts, McpServer},
@@ -25,22 +25,30 @@ pub(super) struct Behind {
     pub(super) groups: BTreeSet<Group>,
     pub(super) risk: Risk,
     pub(super) class: Class,
-    /// The server and the tool rule for which the place stays closed: an open one would not hold an agent to it.
-    pub(super) closed: Option<(String, &'static str)>,
+    /// The servers.
+    pub(super) servers: BTreeSet<String>,
+    /// The rules of the contract for which the place stays closed: an open one would not hold an agent to it.
+    pub(super) closed: Option<Mediated>,
 }
 
 impl Behind {
     fn of(server: &McpServer, contract: &Contract) -> Self {
         let specs = &contract.guard.groups;
         let risk = host::risk_of(server, specs);
-        let closed = tool_rule_about(contract.guard.tools.as_ref(), server, risk);
         let own = host::groups_of(server, specs).map(|spec| spec.name.clone());
         Self {
             groups: own.chain([Group::mcp(&server.name)]).collect(),
             risk,
             class: server.class,
-            closed: closed.map(|rule| (server.name.clone(), rule)),
+            servers: BTreeSet::from([server.name.clone()]),
+            closed: Mediated::of(contract),
         }
+    }
+
+    /// The servers, as they are told of.
+    pub(super) fn told(&self) -> String {
+        let names: Vec<&str> = self.servers.iter().map(String::as_str).collect();
+        format!("the MCP server {}", names.join(" and "))
     }
 
     pub(super) fn joined(mut self, other: Self) -> Self {
@@ -52,7 +60,8 @@ impl Behind {
         self.groups.extend(other.groups);
         self.risk = self.risk.max(other.risk);
         self.class = self.class.max(other.class);
-        self.closed = self.closed.take().or(other.closed);
+        self.servers.extend(other.servers);
+        self.closed = self.closed.or(other.closed);
     }
 }
 
@@ -61,7 +70,9 @@ impl Behind {
 pub(super) struct Places {
     servers: BTreeMap<(Addr, u16), Behind>,
     /// The same by the name that the configuration gives.
-    named: HashMap<(HostName, u16), Behind>,
+    named: BTreeMap<(HostName, u16), Behind>,
+    /// Those on loopback, by port: what listens there may listen at all of its addresses.
+    loopback: BTreeMap<u16, Behind>,
     models: BTreeSet<Addr>,
 }
 
@@ -71,12 +82,13 @@ impl Places {
         for server in &host.mcp_servers {
             let behind = Behind::of(server, contract);
             if let Some((At::Name(name), port)) = &server.endpoint {
-                let called = places.named.entry((name.clone(), *port));
-                called.and_modify(|there| there.join(behind.clone())).or_insert_with(|| behind.clone());
+                put(&mut places.named, (name.clone(), *port), &behind);
             }
-            for (address, port) in host.places(server) {
-                let place = places.servers.entry((net::addr(address), port));
-                place.and_modify(|there| there.join(behind.clone())).or_insert_with(|| behind.clone());
+            for (addr, port) in host.places(server) {
+                put(&mut places.servers, (addr, port), &behind);
+                if addr.is_loopback() {
+                    put(&mut places.loopback, port, &behind);
+                }
             }
         }
         for (name, addresses) in &host.hosts {
@@ -89,8 +101,7 @@ impl Places {
 
     /// The servers behind a port of these addresses.
     pub(super) fn behind<'a>(&self, addresses: impl IntoIterator<Item = &'a IpAddr>, port: u16) -> Option<Behind> {
-        let found = addresses.into_iter().filter_map(|address| self.servers.get(&(net::addr(*address), port)));
-        found.cloned().reduce(Behind::joined)
+        addresses.into_iter().filter_map(|address| self.at(net::addr(*address), port)).reduce(Behind::joined)
     }
 
     /// The servers that have this name and port in the configuration.
@@ -105,8 +116,19 @@ impl Places {
     }
 
     /// The servers behind a port of this one address.
-    pub(super) fn at(&self, address: Addr, port: u16) -> Option<Behind> {
-        self.servers.get(&(address, port)).cloned()
+    fn at(&self, addr: Addr, port: u16) -> Option<Behind> {
+        let here = addr.as_destination();
+        self.servers.get(&(here, port)).or_else(|| self.loopback.get(&port).filter(|_| here.is_loopback())).cloned()
+    }
+
+    /// The servers behind a port of a range that is one address, or lies on loopback. A wider one says nothing of them: they are
+    /// held back in it.
+    pub(super) fn within(&self, range: Cidr, port: u16) -> Option<Behind> {
+        match range.bits {
+            128 => self.at(range.addr, port),
+            104.. if range.addr.is_loopback() => self.loopback.get(&port).cloned(),
+            _ => None,
+        }
     }
 }
 
@@ -146,8 +168,7 @@ impl Compiler<'_> {
                         continue;
                     }
                     holes.insert((protocol, *port, *address, Reason::NotInContract));
-                    let servers: Vec<&str> = behind.groups.iter().map(Group::as_str).collect();
-                    withheld.push((*number, *address, *port, servers.join(" ")));
+                    withheld.push((*number, *address, *port, behind.told()));
                 }
             }
         }
@@ -164,7 +185,9 @@ impl Compiler<'_> {
         }
         for (number, address, port, servers) in withheld {
             let path = Source::from_number(number).map_or_else(String::new, Source::path);
-            let note = format!("holds back {} port {port}, an MCP server ({servers}): name its host", net::ip(address));
+            let way =
+                if Mediated::of(self.contract).is_some() { "the gateway is the way there" } else { "name its host" };
+            let note = format!("holds back {} port {port}, {servers}: {way}", net::ip(address));
             self.found(path, Outcome::Denied, note);
         }
         Ok(())
@@ -216,23 +239,29 @@ impl Compiler<'_> {
     }
 }
 
-/// The tool rule, if any, that says something about this server which an open endpoint would not hold an agent to.
-fn tool_rule_about(tools: Option<&Tools>, server: &McpServer, risk: Risk) -> Option<&'static str> {
-    let tools = tools?;
-    let about =
-        |lines: &[crate::contract::ToolLine]| lines.iter().any(|line| line.pattern.server.matches(&server.name));
-    if about(&tools.deny) {
-        return Some("tools.deny");
+fn put<K: Ord>(places: &mut BTreeMap<K, Behind>, at: K, behind: &Behind) {
+    places.entry(at).and_modify(|there| there.join(behind.clone())).or_insert_with(|| behind.clone());
+}
+
+/// What a contract has rules of that only a gateway can hold a call to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mediated {
+    /// Which tools may be called.
+    Tools,
+    /// What else of MCP may pass.
+    Mcp,
+    /// What calls may carry.
+    Data,
+}
+
+impl Mediated {
+    fn of(contract: &Contract) -> Option<Self> {
+        let guard = &contract.guard;
+        let rules = [
+            (guard.tools.is_some(), Self::Tools),
+            (guard.mcp.is_some(), Self::Mcp),
+            (guard.data_classes.is_some(), Self::Data),
+        ];
+        rules.into_iter().find(|(there, _)| *there).map(|(_, rules)| rules)
     }
-    if about(&tools.approve) {
-        return Some("tools.approve");
-    }
-    let whole =
-        |line: &crate::contract::ToolLine| line.pattern.server.matches(&server.name) && line.pattern.tool.is_any();
-    // Absent allows nothing, once there is a `tools`.
-    if !tools.allow.iter().flatten().any(whole) {
-        return Some("tools.allow");
-    }
-    // A wildcard gives no tool of high risk.
-    (risk == Risk::High).then_some("the risk, which is high,")
 }

@@ -53,6 +53,19 @@ pub enum What<'a> {
 }
 
 impl What<'_> {
+    /// Everything but single resources and prompts.
+    pub const WHOLE: [Self; 9] = [
+        Self::Resources,
+        Self::Prompts,
+        Self::Completion,
+        Self::Sampling,
+        Self::Elicitation,
+        Self::ElicitationUrl,
+        Self::Roots,
+        Self::Tasks,
+        Self::Logging,
+    ];
+
     /// What it does, as for tools: what hands a server something of the client's writes.
     #[must_use]
     pub const fn class(self) -> Class {

@@ -173,9 +173,7 @@ fn address(addr: IpAddr, protocol: Protocol, port: u16, facts: &HostFacts) -> Ju
     if facts.hosts.keys().any(|name| facts.is_model_host(name) && at(name)) {
         return leave(MODEL);
     }
-    let here = |place: (IpAddr, u16)| place == (addr, port);
-    let served = |server: &crate::host::McpServer| facts.places(server).any(here);
-    if facts.mcp_servers.iter().any(served) {
+    if facts.servers_at(net::addr(addr), port).next().is_some() {
         return leave(MCP);
     }
     let review = match special {

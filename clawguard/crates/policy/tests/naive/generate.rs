@@ -6,6 +6,7 @@ use policy::{
     HostFacts,
     group::{Class, Risk},
     host::{At, McpServer},
+    mcp::What,
 };
 use proptest::{option, prelude::*, sample::select};
 use serde_json::{Value, json};
@@ -14,8 +15,32 @@ use super::{Facts, Server};
 
 pub(crate) const TOOLS: [&str; 12] =
     ["get_a", "getA", "GETa", "get_", "delete_a", "users.read", "mail.send", "update_x", "listing", "a/b", "", "GET_A"];
-pub(crate) const SERVERS: [&str; 3] = ["crm", "graph", "ghost"];
-pub(crate) const ADDRESSES: [&str; 12] = [
+pub(crate) const SERVERS: [&str; 4] = ["crm", "graph", "local", "ghost"];
+pub(crate) const URIS: [&str; 12] = [
+    "file:///srv/a.md",
+    "file:///srv/",
+    "file:///srv/../etc/x",
+    "file:///srv/%2e%2E/x",
+    "file:///srv/%252e%252e%252fx",
+    "file:///srv/..%2fetc",
+    "file:///srv/./x",
+    "file:///srv/a..b",
+    "file:///srv/a?../x",
+    "file:///srv/\u{e9}",
+    "note:1",
+    "",
+];
+/// What is no tool, resource and prompt.
+pub(crate) const WORDS: [(&str, What<'_>); 7] = [
+    ("completion", What::Completion),
+    ("sampling", What::Sampling),
+    ("elicitation", What::Elicitation),
+    ("elicitation_url", What::ElicitationUrl),
+    ("roots", What::Roots),
+    ("tasks", What::Tasks),
+    ("logging", What::Logging),
+];
+pub(crate) const ADDRESSES: [&str; 13] = [
     "203.0.113.1",
     "203.0.113.2",
     "203.0.113.3",
@@ -28,6 +53,7 @@ pub(crate) const ADDRESSES: [&str; 12] = [
     "169.254.169.254",
     "2001:db8::5",
     "127.0.0.1",
+    "127.0.0.9",
 ];
 /// Names to ask for: the hosts', and some that have no fixed address.
 pub(crate) const NAMES: [&str; 14] = [
@@ -61,11 +87,12 @@ const HOSTS: [(&str, &str); 9] = [
 impl Facts {
     /// The same in the crate's words.
     pub(crate) fn host(&self) -> HostFacts {
+        let name = |server: &Server| At::Name(server.host.parse().unwrap());
         let server = |server: &Server| {
             let patterns = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
             McpServer {
                 name: server.name.into(),
-                endpoint: Some((At::Name(server.host.parse().unwrap()), 443)),
+                endpoint: Some((server.host.parse().map_or_else(|_| name(server), At::Address), 443)),
                 risk: server.risk.parse::<Risk>().unwrap(),
                 class: Class::Irreversible,
                 read: patterns(&server.read),
@@ -94,12 +121,13 @@ pub(crate) fn facts() -> impl Strategy<Value = Facts> {
         (select(&["low", "medium", "high"][..]), some(names()), some(names()), some(names()))
             .prop_map(move |(risk, read, write, irreversible)| Server { name, host, risk, read, write, irreversible })
     };
-    (server("crm", "crm.mcp"), server("graph", "graph.mcp"))
-        .prop_map(|(crm, graph)| Facts { hosts: HOSTS.to_vec(), servers: vec![crm, graph] })
+    (server("crm", "crm.mcp"), server("graph", "graph.mcp"), server("local", "127.0.0.1"))
+        .prop_map(|(crm, graph, local)| Facts { hosts: HOSTS.to_vec(), servers: vec![crm, graph, local] })
 }
 
 fn pattern() -> impl Strategy<Value = String> {
-    (select(&["crm", "graph", "ghost", "*", "crm"][..]), names()).prop_map(|(server, tool)| format!("{server}/{tool}"))
+    (select(&["crm", "graph", "local", "ghost", "*", "crm"][..]), names())
+        .prop_map(|(server, tool)| format!("{server}/{tool}"))
 }
 
 fn patterns() -> impl Strategy<Value = Vec<String>> {
@@ -128,6 +156,24 @@ fn tools() -> impl Strategy<Value = Value> {
                 ("no_approval", free.map(Value::from)),
             ])
         })
+}
+
+fn mcp() -> impl Strategy<Value = Value> {
+    let server = || select(&["crm", "graph", "local", "ghost", "*"][..]);
+    let uri = select(&["*", "file:*", "file:///srv/*", "file:///srv/a.md", "file:///srv/../etc/x", "note:1"][..]);
+    let resource = (server(), uri).prop_map(|(server, uri)| format!("{server}/{uri}"));
+    let words = prop::collection::vec((select(WORDS.map(|(word, _)| word).to_vec()), server()), 0..8);
+    (option::of(prop::collection::vec(resource, 0..4)), option::of(patterns()), words).prop_map(
+        |(resources, prompts, words)| {
+            let mut found =
+                members(vec![("resources", resources.map(Value::from)), ("prompts", prompts.map(Value::from))]);
+            for (word, server) in words {
+                let list = found.as_object_mut().unwrap().entry(word).or_insert_with(|| json!([]));
+                list.as_array_mut().unwrap().push(server.into());
+            }
+            found
+        },
+    )
 }
 
 fn host_pattern() -> impl Strategy<Value = &'static str> {
@@ -161,6 +207,10 @@ fn range() -> impl Strategy<Value = &'static str> {
         "169.254.0.0/16",
         "2001:db8::/32",
         "::/0",
+        "127.0.0.0/8",
+        "127.0.0.0/29",
+        "127.0.0.1/32",
+        "127.0.0.9/32",
     ];
     select(all.to_vec())
 }
@@ -200,9 +250,17 @@ pub(crate) fn registered() -> impl Strategy<Value = Value> {
         1 => Just(Some(json!(["*.test", "*.mcp", "api.openai.com", "0.0.0.0/0", "::/0"]))),
         2 => prop::collection::vec(host_pattern(), 0..4).prop_map(|hosts| Some(hosts.into())),
     ];
-    (allowlist, option::of(prop::collection::vec(egress(), 0..5)), option::of(tools()), groups()).prop_map(
-        |(allowlist, egress, tools, groups)| {
-            let guard = members(vec![("egress", egress.map(Value::from)), ("tools", tools), ("groups", groups)]);
+    let data = prop::bool::weighted(0.1).prop_map(|there| there.then(|| json!({ "deny": ["secrets"] })));
+    let speaks = (option::of(tools()), option::weighted(0.3, mcp()), data);
+    (allowlist, option::of(prop::collection::vec(egress(), 0..5)), speaks, groups()).prop_map(
+        |(allowlist, egress, (tools, mcp, data), groups)| {
+            let guard = members(vec![
+                ("egress", egress.map(Value::from)),
+                ("tools", tools),
+                ("mcp", mcp),
+                ("data_classes", data),
+                ("groups", groups),
+            ]);
             members(vec![
                 ("policy_version", Some("1".into())),
                 ("policy_id", Some("p".into())),

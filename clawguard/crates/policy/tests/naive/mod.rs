@@ -269,31 +269,51 @@ pub(crate) fn may_reach(payload: &Value, facts: &Facts, ip: IpAddr, port: u16, p
     }
     // A range opens no model's address, and no MCP server's: those are named, or not opened.
     let model = names.contains(&"api.openai.com");
-    let server = port == 443 && servers_at(facts, ip).next().is_some();
+    let server = port == 443 && (servers_at(facts, ip).next().is_some() || tools_close(payload, facts, ip, port));
     by_range && !model && !server
 }
 
 fn servers_at(facts: &Facts, ip: IpAddr) -> impl Iterator<Item = &Server> {
-    facts.servers.iter().filter(move |server| {
-        facts.hosts.iter().any(|(name, address)| *name == server.host && address.parse::<IpAddr>().unwrap() == ip)
-    })
+    facts.servers.iter().filter(move |server| addresses(facts, server.host).contains(&ip))
 }
 
-/// Whether the contract's words about tools close a server's endpoint: they do unless it may be used whole, by anybody's word.
+fn addresses(facts: &Facts, host: &str) -> Vec<IpAddr> {
+    let fixed = facts.hosts.iter().filter(|(name, _)| *name == host).map(|(_, address)| address.parse().unwrap());
+    fixed.chain(host.parse()).collect()
+}
+
+/// Whether what a contract says of MCP leaves the gateway as the only way to what is at a place.
 fn tools_close(payload: &Value, facts: &Facts, ip: IpAddr, port: u16) -> bool {
     let guard = at(payload, &["metadata", "clawguard.v1"]);
-    let Some(tools) = guard.and_then(|guard| guard.get("tools")) else { return false };
-    port == 443
-        && servers_at(facts, ip).any(|server| {
-            let mine = |value: Option<&Value>| -> Vec<String> {
-                let all = pairs(value, false, false).into_iter();
-                all.filter(|(s, _)| s == "*" || s == server.name).map(|(_, tool)| tool).collect()
-            };
-            let high = server.risk == "high"
-                || list(guard.and_then(|guard| guard.get("groups"))).iter().any(|group| {
-                    group.get("risk").and_then(Value::as_str) == Some("high") && !mine(group.get("tools")).is_empty()
-                });
-            let whole = mine(tools.get("allow")).contains(&"*".to_owned());
-            !whole || high || !mine(tools.get("deny")).is_empty() || !mine(tools.get("approve")).is_empty()
-        })
+    let says = ["tools", "mcp", "data_classes"].iter().any(|name| guard.and_then(|guard| guard.get(name)).is_some());
+    let near = |other: &IpAddr| *other == ip || (other.is_loopback() && ip.is_loopback());
+    says && port == 443 && facts.servers.iter().any(|server| addresses(facts, server.host).iter().any(near))
+}
+
+/// May what is no tool pass? The name is a resource's or a prompt's; without one the list of them is meant.
+pub(crate) fn may_have(payload: &Value, facts: &Facts, server: &str, member: &str, name: Option<&str>) -> bool {
+    let guard = at(payload, &["metadata", "clawguard.v1"]);
+    let Some(known) = facts.servers.iter().find(|known| known.name == server) else { return false };
+    let about = |text: &&str| text.starts_with("*/") || text.split('/').next() == Some(server);
+    let risky = |group: &&Value| {
+        group.get("risk").and_then(Value::as_str) == Some("high") && texts(group.get("tools")).iter().any(about)
+    };
+    let high = known.risk == "high" || list(guard.and_then(|guard| guard.get("groups"))).iter().any(risky);
+    let fits = |whose: &str| whose == server || (whose == "*" && !high);
+    texts(guard.and_then(|guard| at(guard, &["mcp", member]))).into_iter().any(|line| {
+        let (whose, which) = line.split_once('/').unwrap_or((line, ""));
+        let named = match name {
+            None => true,
+            Some(name) if member == "resources" && which.len() > 1 && which.ends_with('*') => {
+                let mut plain = name.to_owned();
+                for _ in 0..5 {
+                    plain = plain.to_lowercase().replace("%25", "%").replace("%2e", ".").replace("%2f", "/");
+                }
+                let dots = ["/./", "/../", "?../"].iter().any(|dots| format!("{plain}/").contains(dots));
+                glob(which, name) && !dots && name.chars().all(|c| ('!'..='~').contains(&c))
+            }
+            Some(name) => glob(which, name),
+        };
+        fits(whose) && named
+    })
 }
