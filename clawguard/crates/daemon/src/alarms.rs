@@ -49,10 +49,7 @@ impl Core {
         let runtime = || remote.protocol == protocol::TCP && model_port(remote.port).is_some();
         // Under a contract that opens no range, a private one is an address like any other that it does not name.
         let near = || special::of(remote.addr).is_some();
-        let server = || {
-            let here = |(address, port)| net::addr(address) == remote.addr && port == remote.port;
-            self.facts.mcp_servers.iter().any(|server| self.facts.places(server).any(here))
-        };
+        let server = || self.facts.servers_at(remote.addr, remote.port).next().is_some();
         match decision.reason() {
             Reason::ModelDirect => Some("model_direct"),
             Reason::McpDirect => Some("mcp_direct"),
