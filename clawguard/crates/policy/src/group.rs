@@ -12,8 +12,13 @@ pub struct Group(Box<str>);
 
 /// A text that names no group.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("\"{0}\" names no group: lower-case letters, digits, \"-\", \"_\", \".\" and \":\", at most 64, are expected")]
+#[error(
+    "\"{0}\" names no group: lower-case letters, digits, \"-\", \"_\", \".\" and \":\", at most 64, are expected, or tool:SERVER/TOOL"
+)]
 pub struct NotAGroup(pub String);
+
+/// How the group of a single tool begins.
+const TOOL: &str = "tool:";
 
 /// The groups that every host has, with their numbers.
 const BUILT_IN: [(&str, usize); 10] = [
@@ -73,6 +78,18 @@ impl Group {
         Self(format!("mcp:{server}").into())
     }
 
+    /// The group of a single tool, by its exact name. No other has an upper-case letter or a slash in its name.
+    #[must_use]
+    pub fn tool(server: &str, tool: &str) -> Self {
+        Self(format!("{TOOL}{server}/{tool}").into())
+    }
+
+    /// Server and tool, if it is a single tool's group.
+    #[must_use]
+    pub fn tool_of(&self) -> Option<(&str, &str)> {
+        self.0.strip_prefix(TOOL)?.split_once('/')
+    }
+
     /// The name.
     #[must_use]
     pub fn as_str(&self) -> &str {
@@ -103,6 +120,14 @@ impl FromStr for Group {
     fn from_str(text: &str) -> Result<Self, NotAGroup> {
         let fit = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-_.:".contains(&byte);
         let plain = !text.is_empty() && text.len() <= 64 && text.bytes().all(fit);
+        let server =
+            |name: &str| !name.is_empty() && name.len() <= 60 && name.bytes().all(|b| fit(b) && b != b'.' && b != b':');
+        // No wildcard: what looks like one would take nothing away.
+        let name = |name: &str| {
+            !name.is_empty() && name.len() <= 256 && name.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'*')
+        };
+        let single = text.strip_prefix(TOOL).and_then(|rest| rest.split_once('/'));
+        let plain = plain || single.is_some_and(|(of, tool)| server(of) && name(tool));
         if plain { Ok(Self(text.into())) } else { Err(NotAGroup(text.chars().take(80).collect())) }
     }
 }
@@ -226,5 +251,23 @@ mod tests {
         for wrong in ["", "CRM", "a b", "ä", &"a".repeat(65)] {
             assert!(wrong.parse::<Group>().is_err(), "{wrong:?}");
         }
+    }
+
+    #[test]
+    fn a_single_tool_is_a_group_by_its_exact_name() {
+        for (server, tool) in
+            [("crm-mcp", "get_case"), ("crm", "DeleteCase"), ("a_1", "a/b.c"), ("crm", &"x".repeat(256))]
+        {
+            let group = Group::tool(server, tool);
+            assert_eq!(group.as_str().parse(), Ok(group.clone()));
+            assert_eq!((group.tool_of(), group.definable(), group.built_in()), (Some((server, tool)), false, None));
+        }
+        let long = format!("tool:crm/{}", "x".repeat(257));
+        for wrong in
+            ["tool:crm/", "tool:/x", "tool:crm/get_*", "tool:CRM/x", "tool:a.b/x", "tool:crm/a b", "crm/x", &long]
+        {
+            assert!(wrong.parse::<Group>().is_err(), "{wrong:?}");
+        }
+        assert_eq!("mcp:crm".parse::<Group>().unwrap().tool_of(), None);
     }
 }

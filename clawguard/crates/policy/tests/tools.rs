@@ -116,7 +116,7 @@ fn a_tool_belongs_to_the_groups_that_follow_from_what_it_is() {
     let guard = r#"{"groups":[{"name":"a","tools":["crm/get_*"]},{"name":"b","tools":["vault/*"]},{"name":"c"}]}"#;
     let policy = policy(guard);
     let groups: Vec<String> = policy.tools.judge("crm", "get_a").groups.iter().map(ToString::to_string).collect();
-    assert_eq!(groups, ["a", "all", "class:read", "mcp:crm", "mode:tools-off", "risk:low"]);
+    assert_eq!(groups, ["a", "all", "class:read", "mcp:crm", "mode:tools-off", "risk:low", "tool:crm/get_a"]);
 }
 
 #[test]

@@ -147,6 +147,7 @@ proptest! {
                 let always = |name: &str| matches!(name, "all" | "mode:tools-off") || name.starts_with("tool:");
                 for group in judged.groups.iter().filter(|group| !always(group.as_str())) {
                     let known = policy.gateway_groups.contains(group) || policy.kernel_groups.contains(group);
+                    let known = known || group.tool_of().is_some();
                     prop_assert!(known, "{} of {}: {}", group, server, payload);
                 }
             }

@@ -171,6 +171,11 @@ impl ToolPolicy {
         }
     }
 
+    /// The contract's groups that have tools.
+    pub fn groups(&self) -> impl Iterator<Item = &Group> {
+        self.groups.iter().map(|(name, _, _)| name)
+    }
+
     /// What becomes of a call.
     #[must_use]
     pub fn decide(&self, server: &str, tool: &str) -> ToolVerdict {
@@ -186,7 +191,7 @@ impl ToolPolicy {
         let risk = of.iter().filter_map(|(_, risk, _)| *risk).fold(host, Risk::max);
         let class = known.and_then(|known| known.class_of(tool)).unwrap_or_else(|| class_by_name(tool));
         let mut groups = BTreeSet::from([Group::all(), Group::tools(), Group::risk(risk), Group::class(class)]);
-        groups.extend(known.map(|known| Group::mcp(&known.name)));
+        groups.extend(known.iter().flat_map(|known| [Group::mcp(&known.name), Group::tool(&known.name, tool)]));
         groups.extend(of.iter().map(|(name, _, _)| name.clone()));
         let (verdict, rule) = self.verdict(known.is_some(), server, tool, risk, class);
         Judgement { verdict, risk, class, groups, rule }
