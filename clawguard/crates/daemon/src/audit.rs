@@ -18,6 +18,7 @@ use claw::{
     time::Instant,
 };
 use evidence::chain::{Broken, Fault, Head, Kind, Verifier};
+use serde::Serialize;
 use serde_json::{Value, json};
 
 /// Records between two checkpoints, at the most.
@@ -162,11 +163,7 @@ impl AuditLog {
         let at = Instant(sys::clock::wall_ns());
         let written = self.pay().and_then(|()| self.append_at(kind, at, &body));
         if written.is_err() {
-            if self.owed.len() < OWED {
-                self.owed.push_back(Owed { kind, at, body });
-            } else {
-                self.dropped += 1;
-            }
+            self.owe(Owed { kind, at, body });
         }
         written
     }
@@ -199,15 +196,63 @@ impl AuditLog {
     }
 
     fn append_at(&mut self, kind: Kind, at: Instant, body: &Value) -> io::Result<Ticket> {
-        let (line, head) = self.head.append(kind, at, body.clone());
-        self.write(&line, head)?;
+        let (line, head) = self.head.append(kind, at, body);
+        self.write(&line, head, 1)?;
+        self.seal()?;
+        Ok(Ticket { record: head.next - 1, sync: Arc::clone(&self.sync) })
+    }
+
+    /// Writes many records of one kind of things that happened in any case, as few times as it can. For a moment they are not on
+    /// disk: nobody is given a ticket.
+    ///
+    /// # Errors
+    ///
+    /// If some wait in memory for room.
+    pub fn append_all<B: Serialize>(&mut self, kind: Kind, bodies: &[B]) -> io::Result<()> {
+        let at = Instant(sys::clock::wall_ns());
+        let mut paid = self.pay();
+        for batch in bodies.chunks(CHECKPOINT_EVERY as usize) {
+            paid = paid.and_then(|()| self.append_batch(kind, at, batch));
+            if paid.is_ok() {
+                // What fails here failed after these were written.
+                paid = self.seal();
+                continue;
+            }
+            for body in batch {
+                // A body of strings and numbers always serialises.
+                self.owe(Owed { kind, at, body: serde_json::to_value(body).unwrap_or_default() });
+            }
+        }
+        paid
+    }
+
+    fn append_batch<B: Serialize>(&mut self, kind: Kind, at: Instant, bodies: &[B]) -> io::Result<()> {
+        let (mut lines, mut head) = (String::new(), self.head);
+        for body in bodies {
+            let (line, next) = head.append(kind, at, body);
+            lines.push_str(&line);
+            head = next;
+        }
+        self.write(&lines, head, bodies.len() as u64)
+    }
+
+    fn owe(&mut self, owed: Owed) {
+        if self.owed.len() < OWED {
+            self.owed.push_back(owed);
+        } else {
+            self.dropped += 1;
+        }
+    }
+
+    /// Signs and rotates when it is time.
+    fn seal(&mut self) -> io::Result<()> {
         if self.unsealed >= CHECKPOINT_EVERY {
             self.checkpoint()?;
         }
         if self.size >= self.rotate_at {
             self.rotate()?;
         }
-        Ok(Ticket { record: head.next - 1, sync: Arc::clone(&self.sync) })
+        Ok(())
     }
 
     /// Signs everything so far, if there is anything new.
@@ -221,20 +266,20 @@ impl AuditLog {
         }
         let now = Instant(sys::clock::wall_ns());
         let (line, head) = self.head.checkpoint(&self.key, now);
-        self.write(&line, head)?;
+        self.write(&line, head, 1)?;
         self.unsealed = 0;
         Ok(())
     }
 
-    fn write(&mut self, line: &str, head: Head) -> io::Result<()> {
-        if let Err(error) = self.file.write_all(line.as_bytes()) {
+    fn write(&mut self, lines: &str, head: Head, records: u64) -> io::Result<()> {
+        if let Err(error) = self.file.write_all(lines.as_bytes()) {
             // What was half written is taken back, so that the chain stays whole.
             let _ = self.file.set_len(self.size);
             return Err(error);
         }
-        self.size += line.len() as u64;
+        self.size += lines.len() as u64;
         self.head = head;
-        self.unsealed += 1;
+        self.unsealed += records;
         self.sync.written.store(head.next, Ordering::Release);
         Ok(())
     }

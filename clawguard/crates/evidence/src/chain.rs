@@ -64,6 +64,16 @@ struct Line {
     body: Value,
 }
 
+/// A line that is written: its body may be of any type.
+#[derive(Serialize)]
+struct Written<B> {
+    seq: u64,
+    at: String,
+    prev: Option<String>,
+    kind: Kind,
+    body: B,
+}
+
 /// Where a chain stands: what the next record follows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Head {
@@ -76,9 +86,10 @@ pub struct Head {
 impl Head {
     /// Writes the next record. Answers its line, with the newline, and where the chain stands after it.
     #[must_use]
-    pub fn append(self, kind: Kind, at: Instant, body: Value) -> (String, Self) {
-        let line = Line { seq: self.next, at: at.format(), prev: self.hash.map(|hash| hash.to_string()), kind, body };
-        // A value of strings and numbers always serialises.
+    pub fn append(self, kind: Kind, at: Instant, body: impl Serialize) -> (String, Self) {
+        let line =
+            Written { seq: self.next, at: at.format(), prev: self.hash.map(|hash| hash.to_string()), kind, body };
+        // A body of strings and numbers always serialises.
         let mut text = serde_json::to_string(&line).unwrap_or_default();
         let head = Self { hash: Some(Hash::of(text.as_bytes())), next: self.next + 1 };
         text.push('\n');
