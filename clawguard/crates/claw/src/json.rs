@@ -253,7 +253,8 @@ fn order(members: &[Member], canon: Canon) -> Option<Vec<&Member>> {
 
 /// Compares the UTF-16 code units of two texts. They differ from UTF-8's bytes in one thing: what needs a surrogate pair
 /// (first byte F0 and up) comes before U+E000 to U+FFFF (first byte EE or EF).
-fn by_utf16(a: &str, b: &str) -> Ordering {
+#[must_use]
+pub fn by_utf16(a: &str, b: &str) -> Ordering {
     let rank = |byte: u8| if matches!(byte, 0xee | 0xef) { byte + 0x10 } else { byte };
     match a.bytes().zip(b.bytes()).find(|(a, b)| a != b) {
         Some((a, b)) => rank(a).cmp(&rank(b)),

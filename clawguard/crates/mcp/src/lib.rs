@@ -3,3 +3,7 @@
 //!
 //! Nothing here reads a clock, a file or a socket.
 #![forbid(unsafe_code)]
+
+pub mod json;
+pub mod message;
+pub mod sse;
