@@ -293,6 +293,10 @@ pub struct FlipAnswer {
     pub sockets_left: u64,
     /// Tool calls that were cancelled; 0 without a gateway.
     pub calls_cancelled: u64,
+    /// What became of the gateway: `kept` (it keeps to the flip); `killed`, because it did not say so in time; for what was given
+    /// back, `silent` (it may take a moment); absent where there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gateway: Option<String>,
     /// How the canary fared.
     pub canary: CanaryView,
     /// Hashes of the contracts concerned.

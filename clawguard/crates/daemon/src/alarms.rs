@@ -9,7 +9,7 @@ use policy::{
     contract::OnBypass,
     name::HostName,
     names::{Suspect, model_port, suspect},
-    net, special,
+    special,
 };
 use serde_json::json;
 use switch::Actor;
@@ -18,6 +18,7 @@ use sys::clock;
 use crate::{
     core::Core,
     decisions::DNS,
+    rules::Word,
     spoken::{Spoken, spoken},
 };
 
@@ -227,7 +228,9 @@ impl Core {
                 agent: Some(agent.to_string()),
                 job: None,
             };
-            match self.kill(group, &body, actor, std::time::Instant::now()) {
+            // Nobody waits for the gateway here: the beat looks whether it keeps to it.
+            let effect = self.kill(group, &body, actor, std::time::Instant::now());
+            match effect.and_then(|effect| self.conclude(effect, Word::Nobody)) {
                 Ok((_, ticket)) => drop(ticket),
                 Err(error) => {
                     tracing::error!(%agent, group, message = error.message, "on_bypass could not be carried out");

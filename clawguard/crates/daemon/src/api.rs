@@ -22,6 +22,7 @@ use crate::{
     audit::Ticket,
     contracts::{Terms, Use, judge},
     core::{Answer, Core, Shared, refuse},
+    flips::InEffect,
     jobs::Hands,
     tokens::{Case, JobToken},
 };
@@ -40,9 +41,6 @@ pub(crate) fn handler(shared: Arc<Shared>) -> Arc<control::server::Handler> {
     })
 }
 
-/// A flip's answer, and what to wait for before it is given.
-type Flipping = Answer<(control::api::FlipAnswer, Option<Ticket>)>;
-
 fn answer(shared: &Shared, call: &Call, started: Instant) -> Reply {
     match routed(shared, call, started) {
         Ok(reply) => reply,
@@ -53,8 +51,11 @@ fn answer(shared: &Shared, call: &Call, started: Instant) -> Reply {
 fn routed(shared: &Shared, call: &Call, started: Instant) -> Answer<Reply> {
     admit(shared, call)?;
     let actor = actor(&call.peer);
-    let flip = |work: &dyn Fn(&mut Core) -> Flipping| {
-        shared.acknowledged(|core| work(core)).map(|answer| Reply::json(&answer))
+    let flip = |work: &dyn Fn(&mut Core) -> Answer<InEffect>| {
+        let effect = work(&mut shared.lock())?;
+        // Whoever waits for the gateway holds nothing else up.
+        let word = shared.rulebook.wait(effect.serial);
+        shared.acknowledged(|core| core.conclude(effect, word)).map(|answer| Reply::json(&answer))
     };
     match call.route {
         Route::Status => Ok(Reply::json(&shared.lock().status())),

@@ -18,9 +18,11 @@ use serde::{Deserialize, de};
 
 mod mcp;
 mod names;
+mod servers;
 
 pub use mcp::{Limits, Mcp, Pinning, Server, ServerTools};
 pub use names::Names;
+pub use servers::{secret, secrets};
 
 /// The configuration of an instance. Unknown keys are errors.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
@@ -488,10 +490,7 @@ fn join(to: &mut toml::Table, from: toml::Table, path: &str) -> Result<(), Strin
 
 #[cfg(test)]
 mod tests {
-    use policy::{
-        group::{Class, Risk},
-        host::At,
-    };
+    use policy::{group::Class, host::At};
 
     use super::*;
 
@@ -539,7 +538,7 @@ mod tests {
         assert_eq!(facts.mcp_servers[0].class, Class::Irreversible);
         assert_eq!(facts.mcp_servers[0].class_of("search_customer"), Some(Class::Read));
         assert_eq!(facts.mcp_servers[0].class_of("delete_customer"), None);
-        assert_eq!(config.without_effect().len(), 2);
+        assert_eq!(config.without_effect().len(), 1);
     }
 
     #[test]
@@ -569,7 +568,7 @@ mod tests {
             ("[registry]\njwks = true", "clawscope's, which is not set"),
             ("[[mcp.server]]\nname = \"a\"", "either url or command"),
             ("[[mcp.server]]\nname = \"a\"\nurl = \"ftp://x\"", "url is not https"),
-            ("[[mcp.server]]\nname = \"a\"\nurl = \"https://203.0.113.1/\"", "url is not https"),
+            ("[[mcp.server]]\nname = \"a\"\nurl = \"https://224.0.0.1/\"", "url is not https"),
             (
                 "[[mcp.server]]\nname = \"a\"\nurl = \"https://x.example/\"\ntools = { read = [\"get_*_all\"] }",
                 "a tool's name has at most 256 bytes",

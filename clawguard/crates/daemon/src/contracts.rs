@@ -277,7 +277,8 @@ impl Core {
             unix_sockets: policy.unix_sockets,
             on_bypass: policy.on_bypass,
             kernel_groups: policy.kernel_groups.clone(),
-            gateway_groups: policy.gateway_groups.clone(),
+            // The policy's own are those that have no endpoint beside their tools.
+            gateway_groups: policy.gateway_groups.iter().chain(policy.tools.groups()).cloned().collect(),
             samples,
             names: Arc::new(NameTerms::of(policy)),
             token: policy.token,
@@ -379,6 +380,7 @@ impl Core {
             }
             self.fence.set_policy(job.enrolled.slot, slot);
         }
+        self.publish();
         Ok(agent_slot)
     }
 

@@ -8,7 +8,10 @@ use std::{
 };
 
 use claw::{Hash, key::Did, time::Instant};
-use control::api::{Code, ErrorDetail};
+use control::{
+    api::{Code, ErrorDetail},
+    calls::ServerRules,
+};
 use evidence::chain::Kind;
 use fence::{AgentName, Canary, Fence};
 use policy::HostFacts;
@@ -18,6 +21,7 @@ use sys::clock;
 
 use crate::{
     audit::{AuditLog, Ticket},
+    calls::Calls,
     config::{AgentMode, Config},
     contracts::InForce,
     decisions::Recent,
@@ -28,6 +32,7 @@ use crate::{
     metrics::Counters,
     paths::Paths,
     registry::Registries,
+    rules::Rulebook,
 };
 
 /// Everything that the daemon knows. One lock: a kill waits for nothing long, because nothing long happens under it.
@@ -70,6 +75,9 @@ pub(crate) struct Core {
     pub(crate) followers: VecDeque<Follower>,
     pub(crate) registries: Registries,
     pub(crate) errands: Arc<Errands>,
+    pub(crate) rulebook: Arc<Rulebook>,
+    /// `[[mcp.server]]` with the secrets read, without those of which they cannot be.
+    pub(crate) servers: Vec<ServerRules>,
 }
 
 /// An agent, as the running daemon sees it.
@@ -83,7 +91,9 @@ pub(crate) struct Agent {
 }
 
 /// The name under which a problem with the audit chain is kept.
-const AUDIT: &str = "audit";
+pub(crate) const AUDIT: &str = "audit";
+/// How the name begins under which a problem with an MCP server is kept.
+const SERVER: &str = "mcp-server ";
 /// Who follows decisions: those of one job, or all, and where to.
 pub(crate) type Follower = (Option<String>, tokio::sync::mpsc::Sender<String>);
 /// The problem of a switch that is not on disk.
@@ -107,16 +117,21 @@ pub(crate) struct Shared {
     core: Mutex<Core>,
     /// Beside the lock: whoever waits for the gateway holds nothing up.
     pub(crate) errands: Arc<Errands>,
+    /// Beside the lock too.
+    pub(crate) rulebook: Arc<Rulebook>,
+    pub(crate) calls: Calls,
     /// The threads that gateways may have.
     pub(crate) gateway_threads: tokio::sync::Semaphore,
 }
 
 impl Shared {
     pub(crate) fn new(core: Core) -> Self {
-        let errands = Arc::clone(&core.errands);
+        let (errands, rulebook) = (Arc::clone(&core.errands), Arc::clone(&core.rulebook));
         Self {
             core: Mutex::new(core),
             errands,
+            rulebook,
+            calls: Calls::default(),
             gateway_threads: tokio::sync::Semaphore::new(crate::gateway::MOST_THREADS),
         }
     }
@@ -182,14 +197,16 @@ impl Core {
         let well = ledger::set_aside(&self.paths.reserve()).and_then(|()| self.audit.pay());
         if well.is_ok() {
             self.problems.remove(AUDIT);
+            self.publish();
             tracing::info!("the audit chain is written again");
         }
     }
 
-    fn audit_fared(&mut self, error: Option<&io::Error>) {
+    pub(crate) fn audit_fared(&mut self, error: Option<&io::Error>) {
         let Some(error) = error else { return };
         let text = format!("the audit chain cannot be written: {error}");
         if self.problems.insert(AUDIT.into(), text).is_none() {
+            self.publish();
             tracing::error!(%error, "the audit chain cannot be written: new grants are refused, records wait in memory");
         }
     }
@@ -224,6 +241,23 @@ impl Core {
             "registry": { "clawcontrols": self.config.registry.clawcontrols, "clawscope": self.config.registry.clawscope,
                 "jwks": self.config.registry.jwks },
             "agents": agents, "hosts_sha256": digest }));
+    }
+
+    /// Takes the MCP servers of the configuration anew. One whose secrets cannot be had is not to be reached.
+    pub(crate) fn servers_anew(&mut self) {
+        self.problems.retain(|what, _| !what.starts_with(SERVER));
+        let mut servers = Vec::new();
+        for server in &self.config.mcp.server {
+            match server.rules(&self.config) {
+                Ok(rules) => servers.push(rules),
+                Err(why) => {
+                    let text = format!("the MCP server {} is not reachable: {why}", server.name);
+                    tracing::error!("{text}");
+                    self.problems.insert(format!("{SERVER}{}", server.name), text);
+                }
+            }
+        }
+        self.servers = servers;
     }
 
     /// Puts the ledger on disk.

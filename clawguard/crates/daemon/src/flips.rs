@@ -1,6 +1,6 @@
 //! Flips: kills, restores, modes and drills, from the request to the record.
 
-use std::time::Instant;
+use std::{cell::Cell, collections::BTreeSet, time::Instant};
 
 use clawguard_common::Groups;
 use control::api::{
@@ -14,7 +14,9 @@ use switch::{Actor, Change, Flipped, Kill, Mode, Proof, State, Target, Whose};
 
 use crate::{
     audit::Ticket,
+    contracts::InForce,
     core::{Answer, Core, SWITCH, failed, refuse},
+    rules::Word,
 };
 
 fn word(proof: Proof) -> String {
@@ -39,22 +41,36 @@ fn actor_view(actor: &Actor) -> ActorView {
 }
 
 /// A flip that is to be carried out.
-struct Flip<'a> {
+struct Flip {
     /// What it is called in the answer.
     group: String,
     /// The state after, in a word.
-    state: &'a str,
+    state: String,
     whose: Whose,
     next: State,
+    /// What tells it apart.
+    enforced_by: Vec<String>,
     /// What the canary tries, and how it must fare afterwards.
     targets: Vec<Target>,
     expected: Proof,
     policies: Vec<String>,
-    previous: &'a str,
+    previous: String,
     reason: String,
     actor: Actor,
     flip_id: String,
     started: Instant,
+}
+
+/// A flip that is in force, and on which only the gateway's word is missing. It is recorded and answered by
+/// [`Core::conclude`].
+#[must_use = "a flip that is not concluded is neither recorded nor answered"]
+pub(crate) struct InEffect {
+    flip: Flip,
+    done: Flipped,
+    /// Whether it took something away.
+    takes: bool,
+    /// The number of the rules that have it.
+    pub(crate) serial: u64,
 }
 
 impl Core {
@@ -65,7 +81,7 @@ impl Core {
             .numbers
             .all()
             .filter_map(|(group, number)| {
-                let holds = |contract: &crate::contracts::InForce| contract.kernel_groups.contains(&group);
+                let holds = |contract: &InForce| contract.kernel_groups.contains(&group);
                 let policies: Vec<String> =
                     self.contracts.iter().filter(|(_, c)| holds(c)).map(|(hash, _)| hash.to_string()).collect();
                 let kills: Vec<&Kill> = self.switch.kills.iter().filter(|kill| kill.group == group).collect();
@@ -84,11 +100,51 @@ impl Core {
                         .map(|kill| kill.whose.to_string())
                         .collect(),
                     by_mode,
-                    enforced_by: if policies.is_empty() { Vec::new() } else { vec!["kernel".into()] },
+                    enforced_by: self.enforced_by(&group),
                     policies,
                 })
             })
+            .chain(self.groups_without_number())
             .collect()
+    }
+
+    /// Groups that only the gateway knows: servers, and single tools that are killed.
+    fn groups_without_number(&self) -> Vec<GroupView> {
+        let killed = self.switch.kills.iter().map(|kill| kill.group.clone());
+        let servers = self.servers.iter().map(|server| Group::mcp(&server.name));
+        let groups: BTreeSet<Group> =
+            servers.chain(killed).filter(|group| self.ledger.numbers.number(group).is_none()).collect();
+        let view = |group: Group| {
+            let kills = || self.switch.kills.iter().filter(|kill| kill.group == group);
+            let host = kills().any(|kill| kill.whose == Whose::Host);
+            let others = kills().filter(|kill| kill.whose != Whose::Host);
+            GroupView {
+                state: if host { "killed" } else { "live" }.into(),
+                killed_for: others.map(|kill| kill.whose.to_string()).collect(),
+                by_mode: false,
+                enforced_by: self.enforced_by(&group),
+                policies: Vec::new(),
+                group: group.to_string(),
+            }
+        };
+        groups.into_iter().map(view).collect()
+    }
+
+    /// What tells a group apart: the kernel its endpoints, the gateway its tools.
+    fn enforced_by(&self, group: &Group) -> Vec<String> {
+        let has = |groups: fn(&InForce) -> &BTreeSet<Group>| self.contracts.values().any(|c| groups(c).contains(group));
+        let endpoints_alone = [Group::model(), Group::channel()].contains(group);
+        let kernel = group.built_in().is_some() || has(|contract| &contract.kernel_groups);
+        let tools = (group.built_in().is_some() && !endpoints_alone) || self.server_of(group).is_some();
+        let gateway = (tools && !self.servers.is_empty()) || has(|contract| &contract.gateway_groups);
+        let parts = [(kernel, "kernel"), (gateway, "gateway")];
+        parts.into_iter().filter(|(there, _)| *there).map(|(_, word)| word.to_owned()).collect()
+    }
+
+    /// The server of this host whose group it is, or whose tool's.
+    fn server_of(&self, group: &Group) -> Option<&str> {
+        let named = group.as_str().strip_prefix("mcp:").or_else(|| Some(group.tool_of()?.0))?;
+        self.config.mcp.server.iter().map(|server| server.name.as_str()).find(|name| *name == named)
     }
 
     fn group(&self, name: &str) -> Answer<Group> {
@@ -96,12 +152,14 @@ impl Core {
             Ok(group) => group,
             Err(error) => return refuse(Code::BadRequest, format!("{error}"), ""),
         };
-        if self.ledger.numbers.number(&group).is_none() || group == Group::tools() {
+        let known = self.ledger.numbers.number(&group).is_some() || self.server_of(&group).is_some();
+        let known = known || self.switch.kills.iter().any(|kill| kill.group == group);
+        if !known || group == Group::tools() {
             let names: Vec<String> = self.groups().into_iter().map(|view| view.group).collect();
             return refuse(
                 Code::NotFound,
                 format!("there is no group {group}"),
-                format!("there are {}", names.join(" ")),
+                format!("there are {}; a single tool is tool:SERVER/TOOL", names.join(" ")),
             );
         }
         Ok(group)
@@ -237,32 +295,11 @@ impl Core {
         (targets, policies)
     }
 
-    /// Only a gateway could tell some groups apart, and there is none in this version.
-    fn told_apart(&self, group: &Group) -> Answer<()> {
-        let kernel = group.built_in().is_some() || self.contracts.values().any(|c| c.kernel_groups.contains(group));
-        let gateway = self.contracts.values().any(|c| c.gateway_groups.contains(group));
-        if gateway && !kernel {
-            return refuse(
-                Code::Conflict,
-                format!("no endpoint belongs to the group {group}: only an MCP gateway could tell its tools apart"),
-                "kill mcp:SERVER, or a group that has endpoints",
-            );
-        }
-        Ok(())
-    }
-
     /// Kills a group.
-    pub(crate) fn kill(
-        &mut self,
-        name: &str,
-        body: &FlipBody,
-        actor: Actor,
-        started: Instant,
-    ) -> Answer<(FlipAnswer, Option<Ticket>)> {
+    pub(crate) fn kill(&mut self, name: &str, body: &FlipBody, actor: Actor, started: Instant) -> Answer<InEffect> {
         let group = self.group(name)?;
         let whose = self.whose(body)?;
         let reason = reason(&body.reason)?;
-        self.told_apart(&group)?;
         let flip_id = flip_id();
         let kill = Kill {
             group: group.clone(),
@@ -274,10 +311,11 @@ impl Core {
         };
         let (targets, policies) = self.targets(&group, &whose);
         self.flip(Flip {
-            previous: self.word(&group, &whose),
+            previous: self.word(&group, &whose).into(),
             next: self.switch.after(&Change::Kill(kill)),
+            enforced_by: self.enforced_by(&group),
             group: group.to_string(),
-            state: "killed",
+            state: "killed".into(),
             expected: Proof::Refused,
             whose,
             targets,
@@ -290,13 +328,7 @@ impl Core {
     }
 
     /// Gives a group back.
-    pub(crate) fn restore(
-        &mut self,
-        name: &str,
-        body: &FlipBody,
-        actor: Actor,
-        started: Instant,
-    ) -> Answer<(FlipAnswer, Option<Ticket>)> {
+    pub(crate) fn restore(&mut self, name: &str, body: &FlipBody, actor: Actor, started: Instant) -> Answer<InEffect> {
         let group = self.group(name)?;
         let whose = self.whose(body)?;
         let reason = reason(&body.reason)?;
@@ -305,12 +337,13 @@ impl Core {
         let next = self.switch.after(&Change::Restore { group: group.clone(), whose: whose.clone() });
         let (targets, policies) = self.targets(&group, &whose);
         self.flip(Flip {
-            previous: self.word(&group, &whose),
+            previous: self.word(&group, &whose).into(),
+            enforced_by: self.enforced_by(&group),
             // Another group, another scope or the mode may still hold it down.
             expected: if next.kills.is_empty() && next.mode == Mode::Normal { Proof::Accepted } else { Proof::Mixed },
             next,
             group: group.to_string(),
-            state: "live",
+            state: "live".into(),
             whose,
             targets,
             policies,
@@ -322,12 +355,7 @@ impl Core {
     }
 
     /// Takes another mode.
-    pub(crate) fn set_mode(
-        &mut self,
-        body: &ModeBody,
-        actor: Actor,
-        started: Instant,
-    ) -> Answer<(FlipAnswer, Option<Ticket>)> {
+    pub(crate) fn set_mode(&mut self, body: &ModeBody, actor: Actor, started: Instant) -> Answer<InEffect> {
         let mode: Mode = match body.mode.parse() {
             Ok(mode) => mode,
             Err(error) => return refuse(Code::BadRequest, format!("{error}"), ""),
@@ -336,17 +364,16 @@ impl Core {
         let before = self.switch.mode;
         let telling = mode.telling_group().or(before.telling_group());
         let (targets, policies) = telling.map_or_else(Default::default, |group| self.targets(&group, &Whose::Host));
-        let previous = before.to_string();
-        let state = mode.to_string();
         self.flip(Flip {
             next: self.switch.after(&Change::Mode(mode)),
+            enforced_by: self.enforced_by(&Group::all()),
             group: "mode".into(),
-            state: &state,
+            state: mode.to_string(),
             whose: Whose::Host,
             expected: if mode == Mode::Normal { Proof::Mixed } else { Proof::Refused },
             targets,
             policies,
-            previous: &previous,
+            previous: before.to_string(),
             reason,
             actor,
             flip_id: flip_id(),
@@ -358,13 +385,17 @@ impl Core {
         if self.switch.killed(group, whose).is_some() { "killed" } else { "live" }
     }
 
-    fn flip(&mut self, flip: Flip<'_>) -> Answer<(FlipAnswer, Option<Ticket>)> {
+    fn flip(&mut self, flip: Flip) -> Answer<InEffect> {
         let Some(scope) = self.scope(&flip.whose) else {
             return refuse(Code::NotFound, format!("there is no {}", flip.whose), "");
         };
         let groups = flip.next.groups(&flip.whose, &self.ledger.numbers);
         let now = self.switch.groups(&flip.whose, &self.ledger.numbers);
-        let given_back = now.0.iter().zip(groups.0).any(|(now, next)| now & !next != 0);
+        let kernel = |from: &Groups, to: &Groups| from.0.iter().zip(to.0).any(|(from, to)| from & !to != 0);
+        // Of groups that the kernel does not know too.
+        let named = |from: &State, to: &State| from.kills.iter().any(|k| to.killed(&k.group, &k.whose).is_none());
+        let given_back = kernel(&now, &groups) || named(&self.switch, &flip.next);
+        let takes = kernel(&groups, &now) || named(&flip.next, &self.switch);
         if given_back {
             self.may_grant()?;
         }
@@ -373,44 +404,72 @@ impl Core {
             tracing::error!(message = error.message, "no canary for this flip");
         }
         let mut canary = self.canary.take();
-        let persist = || self.save_switch(&flip.next);
-        let done = switch::apply(&self.fence, canary.as_mut(), scope, &groups, &flip.targets, flip.started, persist);
+        let told = Cell::new(0);
+        let persist = || {
+            // Of what is killed, the gateway hears as soon as the kernel has it; of what is given back, once that is on disk.
+            if takes {
+                self.rulebook.publish(self.rules_in_between(&flip.next, given_back));
+                told.set(u64::try_from(flip.started.elapsed().as_nanos()).unwrap_or(u64::MAX));
+            }
+            self.save_switch(&flip.next)
+        };
+        let mut done =
+            switch::apply(&self.fence, canary.as_mut(), scope, &groups, &flip.targets, flip.started, persist);
         self.canary = canary;
         self.shut_stand_ins(&flip.targets);
-        self.finish(flip, &done)
-    }
-
-    /// Takes the new state over, records the flip, and says what was proven.
-    fn finish(&mut self, flip: Flip<'_>, done: &Flipped) -> Answer<(FlipAnswer, Option<Ticket>)> {
-        // Only what was to be given back is not in the kernel when it is not on disk.
-        if let (Err(why), 0) = (&done.persisted, done.effective_ns) {
+        // Only what was to be given back is not in force when it is not on disk.
+        if let (Err(why), false) = (&done.persisted, takes) {
             return refuse(
                 Code::Unavailable,
                 format!("nothing was given back, because it cannot be written down: {why}"),
                 format!("make room under {}", self.paths.state().display()),
             );
         }
-        self.switch = flip.next;
+        // What the kernel knows nothing of was in effect when the gateway was told.
+        done.effective_ns = done.effective_ns.max(told.get());
+        self.switch = flip.next.clone();
         if let Err(why) = &done.persisted {
             self.problems.insert(SWITCH.into(), format!("the switch is in force, but not on disk: {why}"));
         } else {
             self.problems.remove(SWITCH);
         }
+        let serial = self.publish();
+        Ok(InEffect { flip, done, takes, serial })
+    }
+
+    /// Records a flip that is in force, and says what was proven. A gateway that did not say that it keeps to it is killed, and
+    /// with it every call that was under way.
+    pub(crate) fn conclude(&mut self, effect: InEffect, heard: Word) -> Answer<(FlipAnswer, Option<Ticket>)> {
+        let InEffect { flip, mut done, takes, .. } = effect;
+        let gateway = match heard {
+            Word::Nobody => None,
+            Word::Kept(_) => Some("kept"),
+            Word::Missing if !takes => Some("silent"),
+            Word::Missing if self.kill_gateway(&format!("it did not say that it keeps to {}", flip.flip_id)) => {
+                Some("killed")
+            }
+            Word::Missing => {
+                done.trouble = Some("the gateway did not say that it keeps to it, and cannot be killed".into());
+                Some("lost")
+            }
+        };
+        done.total_ns = u64::try_from(flip.started.elapsed().as_nanos()).unwrap_or(u64::MAX);
         let mut answer = FlipAnswer {
             group: flip.group,
-            state: flip.state.into(),
+            state: flip.state,
             whose: flip.whose.to_string(),
-            enforced_by: vec!["kernel".into()],
+            enforced_by: flip.enforced_by,
             effective_ns: done.effective_ns,
             total_ns: done.total_ns,
             sockets_destroyed: done.severed.destroyed as u64,
             sockets_left: done.severed.left as u64,
-            calls_cancelled: 0,
+            calls_cancelled: if let Word::Kept(cancelled) = heard { cancelled } else { 0 },
+            gateway: gateway.map(Into::into),
             canary: CanaryView { before: word(done.before), after: word(done.after) },
             policies: flip.policies,
             flip_id: flip.flip_id,
             actor: actor_view(&flip.actor),
-            previous: flip.previous.into(),
+            previous: flip.previous,
             persisted: done.persisted.is_ok(),
         };
         self.counters.flipped(&answer);
@@ -450,7 +509,7 @@ impl Core {
     /// Tests the switch: for the canary alone, or for everybody and back.
     pub(crate) fn drill(&mut self, body: &DrillBody, actor: &Actor) -> Answer<(DrillAnswer, Option<Ticket>)> {
         let names: Vec<String> = if body.groups.is_empty() {
-            let in_force: std::collections::BTreeSet<String> = self
+            let in_force: BTreeSet<String> = self
                 .contracts
                 .values()
                 .flat_map(|contract| contract.kernel_groups.iter())
@@ -511,9 +570,12 @@ impl Core {
             return refuse(Code::Conflict, format!("{group} is killed: a drill would restore it"), "restore it first");
         }
         let body = FlipBody { reason: "drill".into(), agent: None, job: None };
+        // Nobody waits for the gateway: the next rules that it hears of have the group given back.
         let down = self.kill(name, &body, actor.clone(), Instant::now());
+        let down = down.and_then(|effect| self.conclude(effect, Word::Nobody));
         // Given back whatever the kill came to.
-        let (up, _) = self.restore(name, &body, actor.clone(), Instant::now())?;
+        let up = self.restore(name, &body, actor.clone(), Instant::now())?;
+        let (up, _) = self.conclude(up, Word::Nobody)?;
         let (down, _) = down?;
         let passed = down.canary.after == "refused" && up.canary.after == down.canary.before;
         Ok(DrillView {

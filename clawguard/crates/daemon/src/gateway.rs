@@ -13,6 +13,7 @@ use std::{
 use claw::Hash;
 use clawguard_common::{Reason, protocol, side};
 use control::channel::{Answer, Ask, LONGEST, Named, Question, Told};
+use evidence::chain::Kind;
 use fence::{AgentName, JobId};
 use policy::{
     Policy, ToolPolicy,
@@ -41,6 +42,8 @@ const USER: &str = "clawguard-gateway";
 const JOB: &str = "gateway";
 /// Questions that are answered at once; more wait in the channel.
 const MOST_QUESTIONS: usize = 16;
+/// Questions that wait for news, beside those.
+const MOST_WAITS: usize = 16_384;
 /// How many of the daemon's blocking threads gateways may have at once, all together.
 pub(crate) const MOST_THREADS: usize = 2;
 /// Errands of a channel that are remembered, for when it ends.
@@ -168,6 +171,7 @@ fn contract(config: &Config) -> Policy {
         kernel_groups: BTreeSet::new(),
         gateway_groups: BTreeSet::new(),
         tools: ToolPolicy::default(),
+        mcp: policy::McpRules::default(),
         token: None,
     }
 }
@@ -195,6 +199,33 @@ impl Core {
         match gateway {
             Some(job) => self.fence.set_guard(port, job.enrolled.key),
             None => tracing::error!("a DNS guard that is no job of this daemon's is not used"),
+        }
+    }
+
+    /// Ends the gateway, with everything that it is doing, because nobody can say that it does what it was told. Whoever started
+    /// it starts it again. Answers whether that could be done.
+    pub(crate) fn kill_gateway(&mut self, why: &str) -> bool {
+        let gateways = self.jobs.iter().filter(|(_, job)| job.agent.as_str() == crate::GATEWAY && !job.over);
+        let mut killed = Vec::new();
+        let mut all = true;
+        for (id, job) in gateways {
+            match fs::write(job.directory.join("cgroup.kill"), "1") {
+                Ok(()) => killed.push(id.to_string()),
+                Err(error) => {
+                    all = false;
+                    tracing::error!(%error, job = %id, "the gateway cannot be killed");
+                }
+            }
+        }
+        tracing::error!(why, "the gateway is killed: everything that it was doing ends");
+        self.note(Kind::Alert, json!({ "alert": "gateway_killed", "why": why, "jobs": killed, "killed": all }));
+        all && !killed.is_empty()
+    }
+
+    /// Ends a gateway that does not keep to what is in force.
+    pub(crate) fn mind_the_gateway(&mut self) {
+        if self.rulebook.overdue() {
+            self.kill_gateway("it did not keep to the rules in force");
         }
     }
 
@@ -259,14 +290,33 @@ pub(crate) fn is_gateway(core: &Core, peer: &sys::peer::Peer) -> bool {
     own && peer.uid == user().0
 }
 
+/// A channel's end to write to. Answers come in any order.
+#[derive(Clone)]
+struct Answers(Arc<tokio::sync::Mutex<tokio::net::unix::OwnedWriteHalf>>);
+
+impl Answers {
+    async fn write(&self, id: u64, told: Told) {
+        let Ok(mut text) = serde_json::to_string(&Answer { id, told }) else { return };
+        text.push('\n');
+        // A gateway that hung up is noticed by whoever reads.
+        let written = tokio::time::timeout(UNREAD, async { self.0.lock().await.write_all(text.as_bytes()).await });
+        if written.await.is_err() {
+            // Half a line may be out: nothing more can be said on this channel.
+            let _ = self.0.lock().await.shutdown().await;
+        }
+    }
+}
+
 /// Answers the gateway until it hangs up: each question by itself, because some wait. What it took and did not bring back is
-/// then asked for anew.
+/// then asked for anew, and the calls that it was making are recorded.
 pub(crate) async fn serve(channel: tokio::net::UnixStream, shared: Arc<Shared>) {
+    let (number, under_way) = shared.calls.opened();
     let (read, write) = channel.into_split();
-    let write = Arc::new(tokio::sync::Mutex::new(write));
+    let write = Answers(Arc::new(tokio::sync::Mutex::new(write)));
     let places = Arc::new(Semaphore::new(MOST_QUESTIONS));
+    let waits = Arc::new(Semaphore::new(MOST_WAITS));
     let taken = Arc::new(std::sync::Mutex::new(Vec::new()));
-    let mut answers = tokio::task::JoinSet::new();
+    let (mut answers, mut records) = (tokio::task::JoinSet::new(), tokio::task::JoinSet::new());
     let mut read = BufReader::new(read).take(LONGEST as u64);
     let mut line = String::new();
     loop {
@@ -283,12 +333,33 @@ pub(crate) async fn serve(channel: tokio::net::UnixStream, shared: Arc<Shared>) 
         if line.capacity() > SHORT {
             line = String::new();
         }
+        // Whoever waits for news takes no place from those who want an answer.
+        let waiting = matches!(ask, Ask::Errands | Ask::Rules { .. } | Ask::Kept { .. });
+        let waiting = waiting.then(|| Arc::clone(&waits).try_acquire_owned().ok()).flatten();
         // Held until the answer is written: a gateway that does not read is not served either.
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { break };
-        let (shared, write, taken) = (Arc::clone(&shared), Arc::clone(&write), Arc::clone(&taken));
+        let place = match waiting {
+            Some(place) => place,
+            None => match Arc::clone(&places).acquire_owned().await {
+                Ok(place) => place,
+                Err(_) => break,
+            },
+        };
+        let (shared, write, taken) = (Arc::clone(&shared), write.clone(), Arc::clone(&taken));
         while answers.try_join_next().is_some() {}
+        while records.try_join_next().is_some() {}
+        if let Ask::Calls(called) = ask {
+            // Sorted here, in the order in which they came; and recorded whatever becomes of the channel.
+            let told = under_way.sort(called);
+            records.spawn(async move {
+                if let Some(told) = recorded(&shared, told).await {
+                    write.write(id, told).await;
+                }
+                drop(place);
+            });
+            continue;
+        }
         answers.spawn(async move {
-            let Some(told) = told(&shared, ask).await else { return };
+            let Some(told) = told(&shared, number, ask).await else { return };
             if let Told::Errands(errands) = &told {
                 let mut taken = taken.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
                 taken.extend(errands.iter().map(|errand| errand.id));
@@ -296,26 +367,43 @@ pub(crate) async fn serve(channel: tokio::net::UnixStream, shared: Arc<Shared>) 
                 let surplus = taken.len().saturating_sub(MOST_REMEMBERED);
                 taken.drain(..surplus);
             }
-            let Ok(mut text) = serde_json::to_string(&Answer { id, told }) else { return };
-            text.push('\n');
-            // A gateway that hung up is noticed by whoever reads.
-            let written = tokio::time::timeout(UNREAD, async { write.lock().await.write_all(text.as_bytes()).await });
-            if written.await.is_err() {
-                // Half a line may be out: nothing more can be said on this channel.
-                let _ = write.lock().await.shutdown().await;
-            }
+            write.write(id, told).await;
             drop(place);
         });
     }
+    shared.rulebook.hung_up(number);
     answers.shutdown().await;
     let taken = taken.lock().map_or_else(|broken| broken.into_inner().clone(), |taken| taken.clone());
     shared.errands_lost(&taken);
+    while records.join_next().await.is_some() {}
+    let lost = shared.calls.closed(number);
+    recorded(&shared, lost).await;
 }
 
-/// Answers a question. The gateway never has more than a few of the threads on which the API's calls are answered too.
-async fn told(shared: &Arc<Shared>, ask: Ask) -> Option<Told> {
-    if ask == Ask::Errands {
-        return Some(Told::Errands(shared.errands.take().await));
+/// Answers once calls are recorded. The gateway never has more than a few of the threads on which the API's calls are answered
+/// too.
+async fn recorded(shared: &Arc<Shared>, calls: Vec<crate::calls::Past>) -> Option<Told> {
+    if calls.is_empty() {
+        return Some(Told::Noted);
+    }
+    let _thread = shared.gateway_threads.acquire().await.ok()?;
+    let shared = Arc::clone(shared);
+    tokio::task::spawn_blocking(move || shared.lock().record_calls(&calls)).await.ok()
+}
+
+/// Answers a question; the ones that wait, without a thread.
+async fn told(shared: &Arc<Shared>, channel: u64, ask: Ask) -> Option<Told> {
+    match ask {
+        Ask::Errands => return Some(Told::Errands(shared.errands.take().await)),
+        Ask::Rules { seen } => {
+            let rules = shared.rulebook.after(channel, seen).await;
+            return Some(Told::Rules(Box::new((*rules).clone())));
+        }
+        Ask::Kept { serial, cancelled } => {
+            shared.rulebook.kept(channel, serial, cancelled);
+            return Some(Told::Noted);
+        }
+        _ => {}
     }
     let _thread = shared.gateway_threads.acquire().await.ok()?;
     let shared = Arc::clone(shared);
@@ -360,8 +448,6 @@ fn tell(shared: &Shared, ask: Ask) -> Told {
             shared.lock().tokens_revoked(&tokens[..tokens.len().min(MOST_REVOKED)]);
             Told::Noted
         }
-        // Answered where it can wait.
-        Ask::Errands => Told::Errands(Vec::new()),
         ask => crate::calls::tell(shared, ask),
     }
 }

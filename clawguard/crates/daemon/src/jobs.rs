@@ -338,6 +338,7 @@ impl Core {
         if matches!(new.origin, Origin::Unit | Origin::Match) {
             self.look_for_imported(&new.id);
         }
+        self.publish();
         Ok(ticket)
     }
 
@@ -444,6 +445,7 @@ impl Core {
         job.over = true;
         let (enrolled, agent) = (job.enrolled.clone(), job.agent.clone());
         self.fence.end(enrolled.slot);
+        self.publish();
         let severed = self.fence.sever(|flow| flow.stamp.key == enrolled.key).unwrap_or_default();
         self.counters.sockets_destroyed.inc_by(severed.destroyed as u64);
         self.save_jobs();
@@ -531,6 +533,7 @@ impl Core {
         if self.switch.kills.len() != before {
             self.switch_is_saved();
         }
+        self.publish();
     }
 
     /// Looks after all jobs.

@@ -24,6 +24,7 @@ mod names;
 mod observed;
 pub mod paths;
 mod registry;
+mod rules;
 mod serve;
 mod spoken;
 pub mod tokens;

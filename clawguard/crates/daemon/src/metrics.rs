@@ -18,6 +18,8 @@ pub(crate) struct Counters {
     flips: IntCounterVec,
     tokens: IntCounterVec,
     kill_seconds: Histogram,
+    calls: IntCounterVec,
+    pub(crate) call_seconds: Histogram,
     registry: Registry,
 }
 
@@ -48,7 +50,33 @@ impl Counters {
             &["result", "cause"],
         )?;
         registry.register(Box::new(tokens.clone()))?;
-        Ok(Self { sockets_destroyed, lost_followers, alerts, flips, tokens, kill_seconds, registry })
+        let calls = IntCounterVec::new(
+            Opts::new(
+                "clawguard_mcp_calls_total",
+                "Calls of MCP servers, by what was decided (other: no server of this host's)",
+            ),
+            &["server", "decision"],
+        )?;
+        registry.register(Box::new(calls.clone()))?;
+        let call_seconds = Histogram::with_opts(
+            HistogramOpts::new(
+                "clawguard_mcp_call_seconds",
+                "Calls of MCP servers that were made, from request to the answer's end",
+            )
+            .buckets(vec![0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 60.0, 300.0]),
+        )?;
+        registry.register(Box::new(call_seconds.clone()))?;
+        Ok(Self {
+            sockets_destroyed,
+            lost_followers,
+            alerts,
+            flips,
+            tokens,
+            kill_seconds,
+            calls,
+            call_seconds,
+            registry,
+        })
     }
 
     pub(crate) fn alert(&self, agent: &AgentName, kind: &str, count: u64) {
@@ -57,6 +85,11 @@ impl Counters {
 
     pub(crate) fn token(&self, result: &str, cause: &str) {
         self.tokens.with_label_values(&[result, cause]).inc();
+    }
+
+    /// Counts calls of a server that the configuration names, or of `other` ones: their number has a bound.
+    pub(crate) fn called(&self, server: &str, decision: &str, count: u64) {
+        self.calls.with_label_values(&[server, decision]).inc_by(count);
     }
 
     pub(crate) fn flipped(&self, flip: &FlipAnswer) {

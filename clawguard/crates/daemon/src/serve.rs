@@ -117,6 +117,8 @@ pub fn run(options: &Options) -> Result<(), Error> {
     put_contracts_in_force(&shared);
     let served = runtime.block_on(serve(Arc::clone(&shared), options, &file));
     let mut core = shared.lock();
+    // Whatever the gateway was making when its channel ended with this daemon.
+    core.record_calls(&shared.calls.all_closed());
     core.end_interval();
     core.save_observed(true);
     // With what issuers said last, so that the next daemon need not ask before anything goes on.
@@ -205,6 +207,8 @@ fn start(paths: Paths, config: Config) -> Result<Core, Error> {
         followers: VecDeque::new(),
         registries: Registries::default(),
         errands: Arc::default(),
+        rulebook: Arc::default(),
+        servers: Vec::new(),
         started_at: Core::now(),
         executable,
         paths,
@@ -217,6 +221,7 @@ fn start(paths: Paths, config: Config) -> Result<Core, Error> {
     };
     let config = core.config.clone();
     core.registries_anew(&config);
+    core.servers_anew();
     if let Err(error) = ledger::set_aside(&core.paths.reserve()) {
         tracing::warn!(%error, "no room could be set aside on the disk");
     }
@@ -297,6 +302,7 @@ fn put_contracts_in_force(shared: &Shared) {
     }
     core.bury_all();
     core.drop_unused_contracts();
+    core.publish();
 }
 
 fn load_by_hash(shared: &Shared, hash: Hash) -> Result<Loading<'_>, String> {
@@ -367,6 +373,7 @@ fn reload(shared: &Shared, file: &Path) {
         core.facts = config.facts();
         core.registries_anew(&config);
         core.config = config;
+        core.servers_anew();
         for agent in core.agents.values_mut() {
             *agent = Agent { slot: agent.slot, wpc: agent.wpc, ..Agent::default() };
         }
@@ -496,6 +503,9 @@ fn on_beat(core: &mut Core, beats: u64, pace: &config::Audit) {
     if core.problems.contains_key(SWITCH) {
         core.switch_is_saved();
     }
+    // What ends by the clock, and whatever nobody told.
+    core.publish();
+    core.mind_the_gateway();
     let every = |seconds: u64| beats.is_multiple_of(seconds.max(1));
     if every(pace.imported_interval_seconds) {
         core.look_for_all_imported();

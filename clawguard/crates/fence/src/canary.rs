@@ -316,6 +316,7 @@ fn test_policy() -> Policy {
         kernel_groups: [Group::all()].into(),
         gateway_groups: [].into(),
         tools: policy::ToolPolicy::default(),
+        mcp: policy::McpRules::default(),
         token: None,
     }
 }

@@ -201,7 +201,10 @@ impl Mcp {
             match (&server.url, &server.command) {
                 (Some(url), None) => {
                     if endpoint(url).is_none() {
-                        return wrong(key, "url is not https://HOST[:PORT][/PATH] (or http://) with a host name, an IPv4 address or an [IPv6 address]");
+                        return wrong(
+                            key,
+                            "url is not https://HOST[:PORT][/PATH] (or http://) with a host name, an IPv4 address or an [IPv6 address]",
+                        );
                     }
                 }
                 (None, Some(command)) if !command.is_empty() => {}
@@ -234,7 +237,9 @@ fn endpoint(url: &str) -> Option<(At, u16)> {
     };
     let port = match after.strip_prefix(':') {
         // No sign, no other digits than these.
-        Some(digits) if digits.bytes().all(|byte| byte.is_ascii_digit()) => digits.parse().ok().filter(|port| *port > 0)?,
+        Some(digits) if digits.bytes().all(|byte| byte.is_ascii_digit()) => {
+            digits.parse().ok().filter(|port| *port > 0)?
+        }
         None if after.is_empty() => default,
         _ => return None,
     };

@@ -100,18 +100,32 @@ impl Core {
 
     /// Tells the kernel how long a job's token lasts. While that cannot be said, nothing changes.
     pub(crate) fn settle_token(&mut self, id: &JobId) {
-        let Some(job) = self.jobs.get(id) else { return };
-        let deadline = self.job_contract(job).and_then(|hash| self.token_deadline(hash, job.token.as_ref()));
-        if let Some(deadline) = deadline.filter(|deadline| self.fence.deadline(job.enrolled.slot) != *deadline) {
-            self.fence.set_deadline(job.enrolled.slot, deadline);
+        if self.settled(id) {
+            self.publish();
         }
     }
 
     /// The same for all jobs: after a contract came into force, or the configuration changed.
     pub(crate) fn settle_tokens(&mut self) {
         let ids: Vec<JobId> = self.jobs.keys().cloned().collect();
-        for id in &ids {
-            self.settle_token(id);
+        let changed = ids.iter().filter(|id| self.settled(id)).count();
+        if changed > 0 {
+            self.publish();
+        }
+    }
+
+    /// Answers whether the job is stopped now and was not, or the other way round.
+    fn settled(&mut self, id: &JobId) -> bool {
+        let Some(job) = self.jobs.get(id) else { return false };
+        let (slot, now) = (job.enrolled.slot, clock::boot_ns());
+        let before = self.fence.deadline(slot);
+        let deadline = self.job_contract(job).and_then(|hash| self.token_deadline(hash, job.token.as_ref()));
+        match deadline.filter(|deadline| *deadline != before) {
+            Some(deadline) => {
+                self.fence.set_deadline(slot, deadline);
+                (now < before) != (now < deadline)
+            }
+            None => false,
         }
     }
 
@@ -244,6 +258,7 @@ impl Core {
             jobs.push(id.to_string());
             slots.insert(job.enrolled.slot);
         }
+        self.publish();
         let destroyed = self.end_sockets_of(&slots).destroyed as u64;
         let known = &mut self.ledger.tokens;
         for (hash, end) in named {

@@ -105,6 +105,13 @@ pub(crate) struct JobToken {
     boot: String,
 }
 
+impl JobToken {
+    /// SHA-256 of the token, in hexadecimal.
+    pub(crate) fn hash(&self) -> &str {
+        &self.hash
+    }
+}
+
 impl std::fmt::Debug for JobToken {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "JobToken({})", self.hash)

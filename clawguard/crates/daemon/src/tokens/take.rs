@@ -157,6 +157,7 @@ impl Shared {
                 job.token = Some(token);
             }
             core.settle_token(&case.job);
+            core.publish();
             core.save_jobs();
             let view = core.jobs.get(&case.job).and_then(|job| core.token_view(job));
             view.map(|view| (view, Some(ticket))).ok_or_else(|| failed("find the job", &case.job))
