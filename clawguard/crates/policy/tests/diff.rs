@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use claw::{Value, json, json::Limits};
 use naive::{
     Answer, Facts,
-    generate::{self, ADDRESSES, NAMES, SERVERS, TOOLS},
+    generate::{self, ADDRESSES, NAMES, SERVERS, TOOLS, URIS, WORDS},
 };
 use policy::{Contract, diff, diff::ChangeKind};
 use proptest::prelude::*;
@@ -126,6 +126,29 @@ fn changes_are_told_in_sentences_and_the_widening_first() {
             ],
         ),
         (
+            r#"{"mcp":{"resources":["docs/file:///a/*","docs/note:1"],"sampling":["docs"]}}"#,
+            r#"{"mcp":{"resources":["docs/*"],"prompts":["docs/x"],"elicitation_url":["*"]}}"#,
+            &[
+                "widens: mcp.elicitation_url: adds the server *",
+                "widens: mcp.prompts: adds the prompts docs/x",
+                "widens: mcp.resources: adds the resources docs/*",
+                "narrows: mcp.resources: takes away the resources docs/file:///a/*",
+                "narrows: mcp.resources: takes away the resources docs/note:1",
+                "narrows: mcp.sampling: takes away the server docs",
+            ],
+        ),
+        (
+            r#"{"data_classes":{}}"#,
+            "{}",
+            &["widens: mcp: no longer speaks about MCP: servers that egress names are open as a whole"],
+        ),
+        (r#"{"data_classes":{}}"#, r#"{"tools":{}}"#, &[]),
+        (
+            "{}",
+            r#"{"mcp":{}}"#,
+            &["narrows: mcp: speaks about MCP, so that the gateway is the only way to MCP servers"],
+        ),
+        (
             r#"{"groups":[{"name":"crm","risk":"low","tools":["crm/*"]}]}"#,
             r#"{"groups":[{"name":"crm","risk":"high","tools":["crm/a"]}]}"#,
             &[
@@ -236,6 +259,14 @@ fn wider(old: &Value, new: &Value, facts: &Facts) -> Option<String> {
             if call(new) > call(old) {
                 return Some(format!("{server}/{tool}"));
             }
+        }
+        let has = |contract, (member, name)| naive::may_have(contract, facts, server, member, name);
+        let words = WORDS.map(|(word, _)| (word, None));
+        let names =
+            URIS.map(|uri| ("resources", Some(uri))).into_iter().chain(TOOLS.map(|tool| ("prompts", Some(tool))));
+        let lists = [("resources", None), ("prompts", None)];
+        if let Some(what) = names.chain(words).chain(lists).find(|what| has(new, *what) && !has(old, *what)) {
+            return Some(format!("{server}: {what:?}"));
         }
     }
     None

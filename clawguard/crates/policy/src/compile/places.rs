@@ -185,8 +185,7 @@ impl Compiler<'_> {
         }
         for (number, address, port, servers) in withheld {
             let path = Source::from_number(number).map_or_else(String::new, Source::path);
-            let way =
-                if Mediated::of(self.contract).is_some() { "the gateway is the way there" } else { "name its host" };
+            let way = if self.contract.speaks_of_mcp() { "the gateway is the way there" } else { "name its host" };
             let note = format!("holds back {} port {port}, {servers}: {way}", net::ip(address));
             self.found(path, Outcome::Denied, note);
         }

@@ -153,6 +153,12 @@ impl Contract {
         Ok(contract)
     }
 
+    /// Whether it has any rules about MCP. Only a gateway can hold a call to them, so that it is then the only way to a server.
+    #[must_use]
+    pub fn speaks_of_mcp(&self) -> bool {
+        self.guard.tools.is_some() || self.guard.mcp.is_some() || self.guard.data_classes.is_some()
+    }
+
     /// Who says when it ends.
     #[must_use]
     pub fn lifetime(&self) -> Lifetime {

@@ -6,6 +6,7 @@
 
 mod egress;
 mod given;
+mod mcp;
 mod rest;
 mod tools;
 
@@ -57,6 +58,7 @@ pub fn diff(old: &Contract, new: &Contract) -> Vec<Change> {
     rest::of(&mut changes, old, new);
     egress::of(&mut changes, old, new);
     tools::of(&mut changes, old, new);
+    mcp::of(&mut changes, old, new);
     let mut found = changes.0;
     found.sort_by(|a, b| (a.kind, &a.path, &a.text).cmp(&(b.kind, &b.path, &b.text)));
     found.dedup();

@@ -12,7 +12,6 @@ use crate::{
 const TOOLS: &str = "tools";
 
 pub(super) fn of(changes: &mut Changes, old: &Contract, new: &Contract) {
-    presence(changes, old.guard.tools.as_ref(), new.guard.tools.as_ref());
     let none = Tools::default();
     let (old_tools, new_tools) = (old.guard.tools.as_ref().unwrap_or(&none), new.guard.tools.as_ref().unwrap_or(&none));
     let (before, after) = (Rules::of(old_tools), Rules::of(new_tools));
@@ -100,21 +99,6 @@ impl<'a> Rules<'a> {
             Some(_) => self.allow.contains(tools) || self.approve.contains(tools),
             None => self.given.covers(tools),
         }
-    }
-}
-
-/// Without any word about tools, MCP servers' endpoints are like all others.
-fn presence(changes: &mut Changes, old: Option<&Tools>, new: Option<&Tools>) {
-    match (old.is_some(), new.is_some()) {
-        (false, true) => {
-            let text = "speaks about tools, so that MCP servers are open only as far as it allows them whole";
-            changes.push(ChangeKind::Narrows, TOOLS, text);
-        }
-        (true, false) => {
-            let text = "no longer speaks about tools: MCP servers that egress names are open as a whole";
-            changes.push(ChangeKind::Widens, TOOLS, text);
-        }
-        _ => {}
     }
 }
 

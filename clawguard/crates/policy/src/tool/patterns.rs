@@ -7,7 +7,8 @@ use super::pattern::ToolPattern;
 /// Patterns in their order. Exact ones are looked up; those with a wildcard, of which there are few, are gone through.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Patterns {
-    exact: HashMap<(Box<str>, Box<str>), usize>,
+    /// By server, then by tool.
+    exact: HashMap<Box<str>, HashMap<Box<str>, usize>>,
     wide: Vec<(usize, ToolPattern)>,
 }
 
@@ -17,7 +18,7 @@ impl Patterns {
         for (i, pattern) in patterns.into_iter().enumerate() {
             match pattern.exact() {
                 Some((server, tool)) => {
-                    found.exact.entry((server.into(), tool.into())).or_insert(i);
+                    found.exact.entry(server.into()).or_default().entry(tool.into()).or_insert(i);
                 }
                 None => found.wide.push((i, pattern.clone())),
             }
@@ -27,7 +28,7 @@ impl Patterns {
 
     /// The place of the one without a wildcard that stands for a tool.
     pub(super) fn exact(&self, server: &str, tool: &str) -> Option<usize> {
-        self.exact.get(&(server.into(), tool.into())).copied()
+        self.exact.get(server)?.get(tool).copied()
     }
 
     /// The place of the first that stands for a tool.
