@@ -194,11 +194,17 @@ fn new(policy_id: &str, out: Option<&Path>) -> Done {
             "sequence": 1,
             "not_after": not_after,
             "egress": [
-                { "host": "crm.example", "class": "read", "groups": ["crm"] },
+                { "host": "docs.example", "class": "read", "groups": ["docs"] },
                 { "host": "api.telegram.org", "groups": ["channel"] },
                 { "cidr": "10.1.2.0/24", "ports": [5432], "groups": ["db"] },
             ],
-            "groups": [{ "name": "crm", "risk": "low" }],
+            "tools": {
+                "allow": ["crm-mcp/search_customer", "crm-mcp/get_*"],
+                "approve": ["crm-mcp/update_case"],
+                "deny": ["*/http_request"],
+            },
+            "mcp": { "resources": ["crm-mcp/case://*"], "prompts": ["crm-mcp/summary"] },
+            "groups": [{ "name": "docs", "risk": "low" }, { "name": "crm", "tools": ["crm-mcp/*"] }],
         }}
     });
     let text = format!("{}\n", serde_json::to_string_pretty(&template).unwrap_or_default());
