@@ -2,15 +2,9 @@
 //!
 //! Stricter than a browser in two things: bytes that are no UTF-8 end the stream instead of being replaced, and so does an
 //! event beyond the bound. What comes before the flaw is still given out, wherever the pieces were cut.
-
-/// What a stream says.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Item {
-    /// An event.
-    Event(Event),
-    /// A comment. Its text is for nobody; that it came keeps the connection alive.
-    KeepAlive,
-}
+//!
+//! An event without data, which a browser would not show to anybody, is given out as one with empty data if it has an `id` or a
+//! `retry`: these hold, and MCP of 2025-11-25 has servers begin a stream with such an event.
 
 /// What stands between two empty lines.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -19,9 +13,8 @@ pub struct Event {
     pub id: Option<Box<str>>,
     /// Its type, where that is not `message`.
     pub event: Option<Box<str>>,
-    /// Its text, of lines that end in U+000A but for the last. Without any, no client dispatches it, but its `id` and `retry`
-    /// hold.
-    pub data: Option<String>,
+    /// Its text, of lines that end in U+000A but for the last.
+    pub data: String,
     /// After how many milliseconds a client is to come back.
     pub retry: Option<u64>,
 }
@@ -30,7 +23,7 @@ impl Event {
     /// A message.
     #[must_use]
     pub fn message(data: String) -> Self {
-        Self { data: Some(data), ..Self::default() }
+        Self { data, ..Self::default() }
     }
 
     /// Writes it so that who reads it has the same again. What would read as something else is not written: a line's end in
@@ -46,31 +39,26 @@ impl Event {
         if let Some(retry) = self.retry {
             field(into, "retry", &retry.to_string());
         }
-        if let Some(data) = &self.data {
-            let mut rest = data.as_str();
-            while let Some(end) = rest.find(['\r', '\n']) {
-                field(into, "data", &rest[..end]);
-                rest = rest[end..].strip_prefix("\r\n").unwrap_or(&rest[end + 1..]);
-            }
-            field(into, "data", rest);
+        let mut rest = self.data.as_str();
+        while let Some(end) = rest.find(['\r', '\n']) {
+            field(into, "data", &rest[..end]);
+            rest = rest[end..].strip_prefix("\r\n").unwrap_or(&rest[end + 1..]);
         }
+        field(into, "data", rest);
         into.push(b'\n');
+    }
+
+    /// What [`Event::write`] writes.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(self.data.len() + 64);
+        self.write(&mut bytes);
+        bytes
     }
 }
 
-/// Writes a message as an event, without a copy of its text in between. `text` has no line's end.
-pub fn write_message(id: Option<&str>, text: &[u8], into: &mut Vec<u8>) {
-    Event { id: id.map(Into::into), ..Event::default() }.write(into);
-    into.pop();
-    into.extend_from_slice(b"data: ");
-    into.extend_from_slice(text);
-    into.extend_from_slice(b"\n\n");
-}
-
-/// Writes a comment, which keeps the connection alive.
-pub fn write_keep_alive(into: &mut Vec<u8>) {
-    into.extend_from_slice(b":\n\n");
-}
+/// A comment, which keeps the connection alive.
+pub const KEEP_ALIVE: &[u8] = b":\n\n";
 
 fn field(into: &mut Vec<u8>, name: &str, value: &str) {
     into.extend_from_slice(name.as_bytes());
@@ -106,6 +94,9 @@ pub struct Decoder {
     /// Whether the last byte was a U+000D, with which a U+000A belongs.
     returned: bool,
     event: Event,
+    /// Whether the event has a line of data.
+    has_data: bool,
+    comments: u64,
     flaw: Option<Flaw>,
 }
 
@@ -113,33 +104,52 @@ impl Decoder {
     /// A reader that takes events of at most so many bytes, as they are written, the empty line at the end included.
     #[must_use]
     pub fn new(limit: usize) -> Self {
-        Self { limit, line: Vec::new(), taken: 0, begun: false, returned: false, event: Event::default(), flaw: None }
+        Self {
+            limit,
+            line: Vec::new(),
+            taken: 0,
+            begun: false,
+            returned: false,
+            event: Event::default(),
+            has_data: false,
+            comments: 0,
+            flaw: None,
+        }
     }
 
-    /// Takes the next piece, and gives out what is complete by it.
+    /// Takes the next piece, and gives out the events that are complete by it.
     ///
     /// # Errors
     ///
-    /// The [`Flaw`] for which the stream is read no further, now and ever after. What came before it has been given out.
-    pub fn push(&mut self, mut piece: &[u8], into: &mut Vec<Item>) -> Result<(), Flaw> {
-        if let Some(flaw) = self.flaw {
-            return Err(flaw);
+    /// The [`Flaw`] for which the stream is read no further, now and ever after. Events before it come first: then the next
+    /// piece, even an empty one, is answered by the flaw.
+    pub fn push(&mut self, piece: &[u8]) -> Result<Vec<Event>, Flaw> {
+        let mut events = Vec::new();
+        if self.flaw.is_none() {
+            self.flaw = self.take(piece, &mut events).err();
         }
-        let taken = self.take(&mut piece, into);
-        self.flaw = taken.err();
-        taken
+        match self.flaw {
+            Some(flaw) if events.is_empty() => Err(flaw),
+            _ => Ok(events),
+        }
+    }
+
+    /// How many comments came so far: each says that the other end lives, and nothing else.
+    #[must_use]
+    pub const fn comments(&self) -> u64 {
+        self.comments
     }
 
     /// Whether an event has begun and is not complete. At a stream's end it is as if it had never been.
     #[must_use]
     pub fn is_amid(&self) -> bool {
-        !self.line.is_empty() || self.event != Event::default()
+        !self.line.is_empty() || self.taken > 0
     }
 
-    fn take(&mut self, piece: &mut &[u8], into: &mut Vec<Item>) -> Result<(), Flaw> {
+    fn take(&mut self, mut piece: &[u8], into: &mut Vec<Event>) -> Result<(), Flaw> {
         while !piece.is_empty() {
             if std::mem::take(&mut self.returned) && piece[0] == b'\n' {
-                *piece = &piece[1..];
+                piece = &piece[1..];
                 continue;
             }
             let end = piece.iter().position(|byte| matches!(byte, b'\r' | b'\n'));
@@ -153,7 +163,7 @@ impl Decoder {
                 return Ok(());
             };
             self.returned = *mark == b'\r';
-            *piece = rest;
+            piece = rest;
             if self.line.is_empty() {
                 self.line(part, into)?;
             } else {
@@ -167,33 +177,32 @@ impl Decoder {
         Ok(())
     }
 
-    fn line(&mut self, line: &[u8], into: &mut Vec<Item>) -> Result<(), Flaw> {
+    fn line(&mut self, line: &[u8], into: &mut Vec<Event>) -> Result<(), Flaw> {
         let line = std::str::from_utf8(line).map_err(|_| Flaw::Encoding)?;
         let first = !std::mem::replace(&mut self.begun, true);
         let line = if first { line.strip_prefix('\u{feff}').unwrap_or(line) } else { line };
         if line.is_empty() {
             self.taken = 0;
             let event = std::mem::take(&mut self.event);
-            if event.id.is_some() || event.data.is_some() || event.retry.is_some() {
-                into.push(Item::Event(event));
+            if std::mem::take(&mut self.has_data) || event.id.is_some() || event.retry.is_some() {
+                into.push(event);
             }
             return Ok(());
         }
         let (name, value) = line.split_once(':').unwrap_or((line, ""));
         if name.is_empty() {
-            into.push(Item::KeepAlive);
+            self.comments += 1;
             return Ok(());
         }
         self.taken += line.len() + 1;
         let value = value.strip_prefix(' ').unwrap_or(value);
         match name {
-            "data" => match &mut self.event.data {
-                Some(data) => {
-                    data.push('\n');
-                    data.push_str(value);
+            "data" => {
+                if std::mem::replace(&mut self.has_data, true) {
+                    self.event.data.push('\n');
                 }
-                None => self.event.data = Some(value.to_owned()),
-            },
+                self.event.data.push_str(value);
+            }
             "event" => self.event.event = (!matches!(value, "" | "message")).then(|| value.into()),
             "id" if !value.contains('\0') => self.event.id = Some(value.into()),
             "retry" if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) => {

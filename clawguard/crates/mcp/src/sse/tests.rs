@@ -3,31 +3,34 @@ use proptest::prelude::*;
 use super::*;
 
 /// What a stream says, taken in pieces that end at these places, and how it ends.
-fn read_cut(stream: &[u8], limit: usize, cuts: &[usize]) -> (Vec<Item>, Result<(), Flaw>) {
+fn read_cut(stream: &[u8], limit: usize, cuts: &[usize]) -> (Vec<Event>, Result<u64, Flaw>) {
     let mut decoder = Decoder::new(limit);
-    let mut items = Vec::new();
+    let mut events = Vec::new();
     let mut from = 0;
-    for to in cuts.iter().map(|cut| (*cut).clamp(0, stream.len())).chain([stream.len()]) {
+    for to in cuts.iter().map(|cut| (*cut).min(stream.len())).chain([stream.len(), stream.len()]) {
         if to < from {
             continue;
         }
-        if let Err(flaw) = decoder.push(&stream[from..to], &mut items) {
-            assert_eq!(decoder.push(b"data: x\n\n", &mut Vec::new()), Err(flaw), "a flawed stream stays so");
-            return (items, Err(flaw));
+        match decoder.push(&stream[from..to]) {
+            Ok(more) => events.extend(more),
+            Err(flaw) => {
+                assert_eq!(decoder.push(b"data: x\n\n"), Err(flaw), "a flawed stream stays so");
+                return (events, Err(flaw));
+            }
         }
         from = to;
     }
-    (items, Ok(()))
+    (events, Ok(decoder.comments()))
 }
 
-fn read(stream: &str) -> Vec<Item> {
-    let (items, ended) = read_cut(stream.as_bytes(), 4096, &[]);
-    assert_eq!(ended, Ok(()));
-    items
+fn read(stream: &str) -> Vec<Event> {
+    let (events, ended) = read_cut(stream.as_bytes(), 4096, &[]);
+    assert!(ended.is_ok());
+    events
 }
 
-fn message(data: &str) -> Item {
-    Item::Event(Event::message(data.into()))
+fn message(data: &str) -> Event {
+    Event::message(data.into())
 }
 
 #[test]
@@ -36,9 +39,8 @@ fn the_examples_of_the_standard_read_as_it_says() {
     assert_eq!(
         read(": test stream\n\ndata: first event\nid: 1\n\ndata:second event\nid\n\ndata:  third event\n"),
         [
-            Item::KeepAlive,
-            Item::Event(Event { id: Some("1".into()), ..Event::message("first event".into()) }),
-            Item::Event(Event { id: Some("".into()), ..Event::message("second event".into()) }),
+            Event { id: Some("1".into()), ..Event::message("first event".into()) },
+            Event { id: Some("".into()), ..Event::message("second event".into()) },
         ]
     );
     assert_eq!(read("data\n\ndata\ndata\n\ndata:"), [message(""), message("\n")]);
@@ -49,7 +51,7 @@ fn the_examples_of_the_standard_read_as_it_says() {
 fn lines_end_in_any_of_three_ways_and_each_way_alone() {
     for end in ["\n", "\r", "\r\n"] {
         let stream = format!("event: add{end}data: 1{end}data: 2{end}{end}data: 3{end}{end}");
-        let add = Item::Event(Event { event: Some("add".into()), ..Event::message("1\n2".into()) });
+        let add = Event { event: Some("add".into()), ..Event::message("1\n2".into()) };
         assert_eq!(read(&stream), [add, message("3")], "{end:?}");
     }
     // U+000A then U+000D are two ends of lines.
@@ -61,13 +63,10 @@ fn lines_end_in_any_of_three_ways_and_each_way_alone() {
 #[test]
 fn a_return_ends_the_event_at_once() {
     let mut decoder = Decoder::new(100);
-    let mut items = Vec::new();
-    decoder.push(b"data: 1\r\n\r", &mut items).unwrap();
-    assert_eq!(items, [message("1")]);
-    decoder.push(b"\ndata: 2\r\n\r\n", &mut items).unwrap();
-    assert_eq!(items, [message("1"), message("2")]);
+    assert_eq!(decoder.push(b"data: 1\r\n\r").unwrap(), [message("1")]);
+    assert_eq!(decoder.push(b"\ndata: 2\r\n\r\n").unwrap(), [message("2")]);
     assert!(!decoder.is_amid());
-    decoder.push(b"data", &mut items).unwrap();
+    assert_eq!(decoder.push(b"data").unwrap(), []);
     assert!(decoder.is_amid());
 }
 
@@ -81,8 +80,8 @@ fn a_byte_order_mark_is_skipped_before_the_first_line_only() {
 #[test]
 fn fields_are_what_the_standard_says() {
     let event = |stream: &str| match &read(stream)[..] {
-        [Item::Event(event)] => event.clone(),
-        items => panic!("{stream:?}: {items:?}"),
+        [event] => event.clone(),
+        events => panic!("{stream:?}: {events:?}"),
     };
     assert_eq!(event("data: x\nid: a\0b\n\n").id, None);
     assert_eq!(event("id: 1\nid: a\0b\ndata: x\n\n").id.as_deref(), Some("1"));
@@ -101,21 +100,15 @@ fn fields_are_what_the_standard_says() {
 
 #[test]
 fn an_event_without_data_still_gives_its_id() {
-    assert_eq!(
-        read("id: 7\nretry: 10\n\n"),
-        [Item::Event(Event { id: Some("7".into()), retry: Some(10), ..Event::default() })]
-    );
-    assert_eq!(
-        read("id: 7\ndata:\n\n"),
-        [Item::Event(Event { id: Some("7".into()), ..Event::message(String::new()) })]
-    );
+    assert_eq!(read("id: 7\nretry: 10\n\n"), [Event { id: Some("7".into()), retry: Some(10), ..Event::default() }]);
+    assert_eq!(read("id: 7\ndata:\n\n"), [Event { id: Some("7".into()), ..Event::message(String::new()) }]);
 }
 
 #[test]
 fn an_event_is_bounded_however_it_is_made_long() {
     let long = |stream: String| read_cut(stream.as_bytes(), 100, &[]).1;
     let flaw = Err(Flaw::Long { limit: 100 });
-    assert_eq!(long(format!("data: {}\n\n", "x".repeat(92))), Ok(()));
+    assert_eq!(long(format!("data: {}\n\n", "x".repeat(92))), Ok(0));
     assert_eq!(long(format!("data: {}\n\n", "x".repeat(93))), flaw);
     assert_eq!(long("x".repeat(101)), flaw);
     assert_eq!(long(format!(":{}\n", "x".repeat(100))), flaw);
@@ -123,8 +116,8 @@ fn an_event_is_bounded_however_it_is_made_long() {
     assert_eq!(long("nobody knows\n".repeat(8)), flaw);
     assert_eq!(long("id: 1\n".repeat(17)), flaw);
     // Neither many events nor many comments are a long one.
-    assert_eq!(long("data: 1\n\n".repeat(100)), Ok(()));
-    assert_eq!(long(":\n".repeat(100)), Ok(()));
+    assert_eq!(long("data: 1\n\n".repeat(100)), Ok(0));
+    assert_eq!(long(":\n".repeat(100)), Ok(100));
     // What came before is given out.
     assert_eq!(read_cut(format!("data: 1\n\n{}", "x".repeat(101)).as_bytes(), 100, &[]).0, [message("1")]);
 }
@@ -139,22 +132,12 @@ fn bytes_that_are_no_text_end_the_stream() {
 #[test]
 fn what_would_read_as_something_else_is_not_written() {
     let mut bytes = Vec::new();
-    Event { id: Some("1\ndata: x".into()), event: Some("a\rb".into()), data: Some("1\r\n2\r3\n".into()), retry: None }
-        .write(&mut bytes);
-    Event { id: Some("a\0".into()), ..Event::message("y".into()) }.write(&mut bytes);
-    write_keep_alive(&mut bytes);
-    write_message(Some("9"), b"{}", &mut bytes);
-    write_message(None, b"{}", &mut bytes);
-    assert_eq!(
-        read(std::str::from_utf8(&bytes).unwrap()),
-        [
-            message("1\n2\n3\n"),
-            message("y"),
-            Item::KeepAlive,
-            Item::Event(Event { id: Some("9".into()), ..Event::message("{}".into()) }),
-            message("{}"),
-        ]
-    );
+    let data = || "1\r\n2\r3\n".into();
+    Event { id: Some("1\ndata: x".into()), event: Some("a\rb".into()), data: data(), retry: None }.write(&mut bytes);
+    Event { id: Some("a\0".into()), ..message("y") }.write(&mut bytes);
+    bytes.extend_from_slice(KEEP_ALIVE);
+    message("{}").write(&mut bytes);
+    assert_eq!(read_cut(&bytes, 100, &[]), (vec![message("1\n2\n3\n"), message("y"), message("{}")], Ok(1)));
 }
 
 /// Streams of what streams are made of.
@@ -208,14 +191,8 @@ proptest! {
 
     #[test]
     fn what_is_written_reads_the_same(stream in any_stream()) {
-        let (items, _) = read_cut(&stream, 4096, &[]);
-        let mut written = Vec::new();
-        for item in &items {
-            match item {
-                Item::Event(event) => event.write(&mut written),
-                Item::KeepAlive => write_keep_alive(&mut written),
-            }
-        }
-        prop_assert_eq!(read_cut(&written, 1 << 16, &[]), (items, Ok(())));
+        let (events, _) = read_cut(&stream, 4096, &[]);
+        let written: Vec<u8> = events.iter().flat_map(Event::to_bytes).collect();
+        prop_assert_eq!(read_cut(&written, 1 << 16, &[]), (events, Ok(0)));
     }
 }
