@@ -276,25 +276,27 @@ impl Compiler<'_> {
     }
 
     fn describe_mcp(&mut self, mcp: &Mcp) {
-        let lines = |(name, lines): (&'static str, &[Line<ServerPattern>])| {
-            lines.iter().map(|line| (line.path.clone(), line.pattern.clone(), of_servers(name))).collect::<Vec<_>>()
-        };
-        let mut told: Vec<_> = mcp.of_servers().into_iter().flat_map(lines).collect();
-        let resources = mcp.resources.iter();
-        told.extend(resources.map(|line| (line.path.clone(), line.pattern.server.clone(), "may be read and watched")));
-        let prompts = mcp.prompts.iter();
-        told.extend(prompts.map(|line| (line.path.clone(), line.pattern.server.clone(), "may be had")));
+        let mut told: Vec<(&str, &ServerPattern, String)> = Vec::new();
+        for (name, lines) in mcp.of_servers() {
+            told.extend(
+                lines
+                    .iter()
+                    .map(|line| (line.path.as_str(), &line.pattern, format!("{}: {}", line.pattern, of_servers(name)))),
+            );
+        }
+        for Line { path, pattern } in &mcp.resources {
+            told.push((path, &pattern.server, format!("{pattern}: may be read and watched")));
+        }
+        for Line { path, pattern } in &mcp.prompts {
+            told.push((path, &pattern.server, format!("{pattern}: may be had")));
+        }
         for (path, server, note) in told {
-            match &server {
-                ServerPattern::Any => {
-                    let note = format!("{note}; of every [[mcp.server]] but those of high risk, which are named");
-                    self.found(path, Outcome::Gateway, note);
-                }
-                ServerPattern::Named(name) if self.host.mcp_server(name).is_none() => {
-                    self.found(path, Outcome::Denied, unknown(name));
-                }
-                ServerPattern::Named(_) => self.found(path, Outcome::Gateway, note),
-            }
+            let (outcome, note) = match server {
+                ServerPattern::Named(name) if self.host.mcp_server(name).is_none() => (Outcome::Denied, unknown(name)),
+                ServerPattern::Named(_) => (Outcome::Gateway, note),
+                ServerPattern::Any => (Outcome::Gateway, format!("{note}; a server of high risk has to be named")),
+            };
+            self.found(path, outcome, note);
         }
     }
 
