@@ -253,3 +253,58 @@ fn endpoint(url: &str) -> Option<(At, u16)> {
     let nowhere = matches!(&at, At::Address(address) if address.is_unspecified() || address.is_multicast());
     (!nowhere).then_some((at, port))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_is_at_a_name_or_an_address_and_a_port() {
+        for (url, host, port) in [
+            ("https://crm.example/mcp", "crm.example", 443),
+            ("http://crm.example", "crm.example", 80),
+            ("https://crm.example:8443?x=1", "crm.example", 8443),
+            ("http://localhost:3001/mcp", "localhost", 3001),
+            ("http://127.0.0.1:3001/mcp", "127.0.0.1", 3001),
+            ("https://203.0.113.7#x", "203.0.113.7", 443),
+            ("http://[2001:db8::5]:80/mcp", "2001:db8::5", 80),
+            ("https://[::1]", "::1", 443),
+            // Its own form, and no other way to write it.
+            ("https://[::ffff:127.0.0.1]:1/", "127.0.0.1", 1),
+        ] {
+            let at = host.parse().map_or_else(|_| At::Name(host.parse().unwrap()), At::Address);
+            assert_eq!(endpoint(url), Some((at, port)), "{url}");
+        }
+        for url in [
+            "crm.example",
+            "ws://crm.example",
+            "https://",
+            "https:///mcp",
+            "https://CRM.example",
+            "https://user@crm.example",
+            "https://crm.example:443@other.example",
+            "https://crm.example\\@other.example",
+            "https://crm.example:",
+            "https://crm.example:+1",
+            "https://crm.example:0",
+            "https://crm.example:65536",
+            "https://crm.example:443:443",
+            "https://127.1/",
+            "https://2130706433/",
+            "https://0x7f.0.0.1/",
+            "https://0x7f000001/",
+            "https://0177.0.0.1/",
+            "https://[::1",
+            "https://[::1]x",
+            "https://[127.0.0.1]",
+            "https://[fe80::1%25eth0]",
+            "https://::1/",
+            "https://0.0.0.0/",
+            "https://[::]/",
+            "https://[::ffff:0.0.0.0]/",
+            "https://224.0.0.1/",
+        ] {
+            assert_eq!(endpoint(url), None, "{url}");
+        }
+    }
+}
