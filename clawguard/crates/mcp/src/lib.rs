@@ -4,6 +4,7 @@
 //! Nothing here reads a clock, a file or a socket.
 #![forbid(unsafe_code)]
 
+pub mod decide;
 pub mod json;
 pub mod message;
 pub mod sse;
