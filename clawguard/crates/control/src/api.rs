@@ -5,6 +5,10 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+mod mcp;
+
+pub use mcp::{All, ApprovalBody, ApprovalView, McpView, Names, PinBody, PinView, ServerPins, ServerView};
+
 /// An error, in the one shape that all of them have.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ErrorBody {
@@ -102,6 +106,9 @@ pub struct Status {
     pub maps: BTreeMap<String, (u64, u64)>,
     /// The registries that the configuration names.
     pub registries: Vec<RegistryView>,
+    /// MCP servers and what waits for a person.
+    #[serde(default)]
+    pub mcp: McpView,
     /// What an operator should know.
     pub warnings: Vec<String>,
 }

@@ -39,10 +39,20 @@ pub enum Route {
     Observed,
     /// Begins that anew.
     ForgetObserved,
+    /// Calls that wait for a person.
+    Approvals,
+    /// A person's word on one.
+    DecideApproval,
+    /// Tool definitions as accepted and offered.
+    Pins,
+    /// The same of one server, with the texts.
+    PinsOf,
+    /// Accepts or withdraws definitions.
+    SetPins,
 }
 
 /// Every route with its method and the form of its path.
-pub const TABLE: [(Route, &str, &str); 18] = [
+pub const TABLE: [(Route, &str, &str); 23] = [
     (Route::Status, "GET", "/v1/status"),
     (Route::Groups, "GET", "/v1/groups"),
     (Route::Kill, "POST", "/v1/groups/{name}/kill"),
@@ -61,6 +71,11 @@ pub const TABLE: [(Route, &str, &str); 18] = [
     (Route::UseContract, "PUT", "/v1/agents/{name}/wpc"),
     (Route::Observed, "GET", "/v1/agents/{name}/observed"),
     (Route::ForgetObserved, "DELETE", "/v1/agents/{name}/observed"),
+    (Route::Approvals, "GET", "/v1/approvals"),
+    (Route::DecideApproval, "POST", "/v1/approvals/{name}"),
+    (Route::Pins, "GET", "/v1/pins"),
+    (Route::PinsOf, "GET", "/v1/pins/{name}"),
+    (Route::SetPins, "POST", "/v1/pins/{name}"),
 ];
 
 /// Why nothing answers there.
@@ -142,6 +157,10 @@ mod tests {
     fn paths_find_their_route_and_their_name() {
         assert_eq!(find("POST", "/v1/groups/mcp:crm/kill"), Ok((Route::Kill, Some("mcp:crm".into()))));
         assert_eq!(find("POST", "/v1/groups/mcp%3Acrm/kill"), Ok((Route::Kill, Some("mcp:crm".into()))));
+        assert_eq!(
+            find("POST", "/v1/groups/tool%3Acrm%2FgetCase/kill"),
+            Ok((Route::Kill, Some("tool:crm/getCase".into())))
+        );
         assert_eq!(find("GET", "/v1/jobs"), Ok((Route::Jobs, None)));
         assert_eq!(find("PUT", "/v1/status"), Err(NoRoute::Method));
         for wrong in

@@ -6,8 +6,8 @@ use claw::Hash;
 use clawguard_common::Hook;
 use control::{
     api::{
-        AgentView, Code, Decisions, DrillBody, ErrorDetail, FlipBody, JobBody, KillView, ModeBody, PresentBody,
-        ProcessBody, RevokeBody, Status, UseBody,
+        AgentView, ApprovalBody, Code, Decisions, DrillBody, ErrorDetail, FlipBody, JobBody, KillView, McpView,
+        ModeBody, PinBody, PresentBody, ProcessBody, RevokeBody, ServerView, Status, UseBody,
     },
     route::Route,
     server::{Call, Reply},
@@ -102,6 +102,17 @@ fn routed(shared: &Shared, call: &Call, started: Instant) -> Answer<Reply> {
         Route::ForgetObserved => {
             let name = agent_name(&call.name)?;
             acknowledged(shared, |core| core.forget_observed(&name, &json!(actor)))
+        }
+        Route::Approvals => Ok(Reply::json(&shared.lock().approvals.views())),
+        Route::DecideApproval => {
+            let body: ApprovalBody = call.body()?;
+            acknowledged(shared, |core| core.decide_approval(&call.name, &body, &actor))
+        }
+        Route::Pins => shared.lock().pins_view().map(|view| Reply::json(&view)),
+        Route::PinsOf => shared.lock().pins_view_of(&call.name, true).map(|view| Reply::json(&view)),
+        Route::SetPins => {
+            let body: PinBody = call.body()?;
+            acknowledged(shared, |core| core.set_pins(&call.name, &body, &actor))
         }
     }
 }
@@ -274,6 +285,27 @@ impl Core {
         self.config.agent.iter().find(|agent| agent.name == *name).and_then(|agent| agent.wpc.clone())
     }
 
+    fn mcp_view(&self) -> McpView {
+        let servers = self.config.mcp.server.iter().map(|server| ServerView {
+            name: server.name.clone(),
+            upstream: match (&server.url, server.sse) {
+                (None, _) => "stdio",
+                (Some(_), true) => "sse",
+                (Some(_), false) => "http",
+            }
+            .into(),
+            risk: server.risk.to_string(),
+            running: 0,
+            pins_waiting: self.pins.waiting(&server.name),
+            problem: self.server_problem(&server.name),
+        });
+        McpView {
+            port: self.config.mcp.port,
+            servers: servers.collect(),
+            approvals_pending: self.approvals.pending() as u64,
+        }
+    }
+
     /// What is in force.
     pub(crate) fn status(&self) -> Status {
         let kills = self.switch.kills.iter().map(|kill| KillView {
@@ -322,6 +354,7 @@ impl Core {
             lost,
             maps: self.map_usage().into_iter().map(|(map, used, room)| (map.to_owned(), (used, room))).collect(),
             registries: self.registries.views(),
+            mcp: self.mcp_view(),
             warnings,
         }
     }

@@ -15,7 +15,10 @@ use evidence::chain::Kind;
 use serde::Serialize;
 use serde_json::json;
 
-use crate::core::{Core, Shared};
+use crate::{
+    approvals::Approvals,
+    core::{Core, Shared},
+};
 
 /// Calls that one gateway may be making.
 const MOST: usize = 65_536;
@@ -227,6 +230,8 @@ struct Record<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     approval: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    approved_by: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     status: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     duration_us: Option<u64>,
@@ -252,7 +257,7 @@ const fn is_one(count: &u64) -> bool {
 
 type Owners = HashMap<u64, (fence::JobId, fence::AgentName)>;
 
-fn record<'a>(owners: &'a Owners, call: &'a Call, ended: Option<&'a Ended>) -> Record<'a> {
+fn record<'a>(owners: &'a Owners, approvals: &'a Approvals, call: &'a Call, ended: Option<&'a Ended>) -> Record<'a> {
     let (job, agent) = owners.get(&call.key).map_or(("", ""), |(job, agent)| (job.as_str(), agent.as_str()));
     Record {
         agent,
@@ -270,6 +275,7 @@ fn record<'a>(owners: &'a Owners, call: &'a Call, ended: Option<&'a Ended>) -> R
         risk: &call.risk,
         class: &call.class,
         approval: call.approval.as_deref(),
+        approved_by: call.approval.as_deref().and_then(|id| approvals.who_approved(id)),
         status: ended.map(|ended| ended.status.as_str()),
         duration_us: ended.map(|ended| ended.duration_us),
         bytes_in: ended.map(|ended| ended.bytes_in),
@@ -287,7 +293,8 @@ impl Core {
     pub(crate) fn record_calls(&mut self, past: &[Past]) -> Told {
         let known: Vec<(&Call, Option<&Ended>)> =
             past.iter().filter_map(|past| Some((past.call.as_deref()?, past.ended.as_ref()))).collect();
-        let records: Vec<Record<'_>> = known.iter().map(|(call, ended)| record(&self.owners, call, *ended)).collect();
+        let records: Vec<Record<'_>> =
+            known.iter().map(|(call, ended)| record(&self.owners, &self.approvals, call, *ended)).collect();
         let mut written = self.audit.append_all(Kind::Call, &records);
         for (call, ended) in &known {
             let named = self.servers.iter().any(|server| server.name == call.server);
@@ -353,6 +360,8 @@ pub(crate) fn tell(shared: &Shared, ask: Ask) -> Told {
             let rules = core.rulebook.current();
             Told::Job(rules.jobs.iter().find(|job| job.slot == slot).map(|job| (job.key, rules.serial)))
         }
+        Ask::Approval(held) => Told::Approval(shared.lock().stands(&held)),
+        Ask::Pins { server, definitions } => Told::Pins(shared.lock().pins_asked(&server, &definitions)),
         Ask::Contract { hash } => Told::Contract(shared.contract_text(&hash)),
         // Answered where it can wait, or by nobody.
         _ => Told::Unrecorded("there is no such question".into()),

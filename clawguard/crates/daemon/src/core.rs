@@ -20,17 +20,20 @@ use switch::State;
 use sys::clock;
 
 use crate::{
+    approvals::{Approvals, Undecided},
     audit::{AuditLog, Ticket},
     calls::Calls,
     config::{AgentMode, Config},
     contracts::InForce,
     decisions::Recent,
     errands::Errands,
+    hooks::Hooks,
     jobs::Job,
     learned::Learned,
     ledger::{self, AgentEntry, Ledger},
     metrics::Counters,
     paths::Paths,
+    pins::Pins,
     registry::Registries,
     rules::Rulebook,
 };
@@ -78,6 +81,9 @@ pub(crate) struct Core {
     pub(crate) rulebook: Arc<Rulebook>,
     /// `[[mcp.server]]` with the secrets read, without those of which they cannot be.
     pub(crate) servers: Vec<ServerRules>,
+    pub(crate) approvals: Approvals,
+    pub(crate) hooks: Hooks,
+    pub(crate) pins: Pins,
 }
 
 /// An agent, as the running daemon sees it.
@@ -120,6 +126,7 @@ pub(crate) struct Shared {
     /// Beside the lock too.
     pub(crate) rulebook: Arc<Rulebook>,
     pub(crate) calls: Calls,
+    pub(crate) undecided: Arc<Undecided>,
     /// The threads that gateways may have.
     pub(crate) gateway_threads: tokio::sync::Semaphore,
 }
@@ -127,11 +134,13 @@ pub(crate) struct Shared {
 impl Shared {
     pub(crate) fn new(core: Core) -> Self {
         let (errands, rulebook) = (Arc::clone(&core.errands), Arc::clone(&core.rulebook));
+        let undecided = Arc::clone(&core.approvals.undecided);
         Self {
             core: Mutex::new(core),
             errands,
             rulebook,
             calls: Calls::default(),
+            undecided,
             gateway_threads: tokio::sync::Semaphore::new(crate::gateway::MOST_THREADS),
         }
     }
@@ -258,6 +267,11 @@ impl Core {
             }
         }
         self.servers = servers;
+    }
+
+    /// Why a server is not to be reached, if so.
+    pub(crate) fn server_problem(&self, name: &str) -> Option<String> {
+        self.problems.get(&format!("{SERVER}{name}")).cloned()
     }
 
     /// Puts the ledger on disk.

@@ -334,7 +334,7 @@ pub(crate) async fn serve(channel: tokio::net::UnixStream, shared: Arc<Shared>) 
             line = String::new();
         }
         // Whoever waits for news takes no place from those who want an answer.
-        let waiting = matches!(ask, Ask::Errands | Ask::Rules { .. } | Ask::Kept { .. });
+        let waiting = matches!(ask, Ask::Errands | Ask::Rules { .. } | Ask::Kept { .. } | Ask::Decided { .. });
         let waiting = waiting.then(|| Arc::clone(&waits).try_acquire_owned().ok()).flatten();
         // Held until the answer is written: a gateway that does not read is not served either.
         let place = match waiting {
@@ -401,6 +401,10 @@ async fn told(shared: &Arc<Shared>, channel: u64, ask: Ask) -> Option<Told> {
         }
         Ask::Kept { serial, cancelled } => {
             shared.rulebook.kept(channel, serial, cancelled);
+            return Some(Told::Noted);
+        }
+        Ask::Decided { id } => {
+            shared.undecided.decided(&id).await;
             return Some(Told::Noted);
         }
         _ => {}

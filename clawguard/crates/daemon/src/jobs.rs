@@ -446,6 +446,7 @@ impl Core {
         let (enrolled, agent) = (job.enrolled.clone(), job.agent.clone());
         self.fence.end(enrolled.slot);
         self.publish();
+        self.tend_approvals();
         let severed = self.fence.sever(|flow| flow.stamp.key == enrolled.key).unwrap_or_default();
         self.counters.sockets_destroyed.inc_by(severed.destroyed as u64);
         self.save_jobs();

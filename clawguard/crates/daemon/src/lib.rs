@@ -6,6 +6,7 @@
 
 mod alarms;
 mod api;
+mod approvals;
 pub mod audit;
 mod calls;
 pub mod config;
@@ -15,6 +16,7 @@ mod decisions;
 mod errands;
 mod flips;
 mod gateway;
+mod hooks;
 mod jobs;
 mod learned;
 pub mod ledger;
@@ -23,6 +25,7 @@ mod metrics;
 mod names;
 mod observed;
 pub mod paths;
+mod pins;
 mod registry;
 mod rules;
 mod serve;

@@ -196,6 +196,7 @@ impl Core {
                 success.with_label_values(&[name]).set(at.0 as f64 / 1e9);
             }
         }
+        now.gauge("clawguard_approvals_pending", "Calls that wait for a person", self.approvals.pending() as f64)?;
         let jobs =
             now.whole("clawguard_jobs", "Jobs, by the state of their token (none: it needs none)", &["token"])?;
         for job in self.jobs.values().filter(|job| !job.over) {

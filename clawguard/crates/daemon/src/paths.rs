@@ -112,6 +112,18 @@ impl Paths {
         self.state().join("observed")
     }
 
+    /// The calls that wait for a person, a file each.
+    #[must_use]
+    pub fn approvals(&self) -> PathBuf {
+        self.state().join("approvals")
+    }
+
+    /// What was accepted of MCP servers' definitions, a file a server.
+    #[must_use]
+    pub fn pins(&self) -> PathBuf {
+        self.state().join("pins")
+    }
+
     /// The host's own key.
     #[must_use]
     pub fn host_key(&self) -> PathBuf {

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use control::calls::{JobRules, Rules};
+use control::calls::{JobRules, Rules, ServerRules};
 use switch::{State, Whose};
 use sys::clock;
 use tokio::sync::watch;
@@ -242,7 +242,11 @@ impl Core {
             closed: self.problems.get(AUDIT).cloned(),
             killed,
             jobs,
-            servers: self.servers.clone(),
+            servers: self
+                .servers
+                .iter()
+                .map(|server| ServerRules { pins: self.pins.changes(&server.name), ..server.clone() })
+                .collect(),
             limits: self.config.limits.for_gateway(),
             approval_wait_seconds: config.approval_wait_seconds,
             record_arguments: config.record_arguments,

@@ -26,15 +26,18 @@ use tokio::{
 };
 
 use crate::{
+    approvals::Approvals,
     audit::{AuditLog, found_record},
     config::{self, AgentMode, Config},
     contracts::{Loading, Terms, Use, judge},
     core::{Agent, Core, SWITCH, Shared},
     decisions::Recent,
     gateway::{self, Gateway},
+    hooks::Hooks,
     ledger::{self, Ledger},
     metrics::Counters,
     paths::Paths,
+    pins::Pins,
     registry::Registries,
     watch::Watch,
 };
@@ -209,6 +212,9 @@ fn start(paths: Paths, config: Config) -> Result<Core, Error> {
         errands: Arc::default(),
         rulebook: Arc::default(),
         servers: Vec::new(),
+        approvals: Approvals::open(&paths.approvals()).map_err(system("read the approvals"))?,
+        hooks: Hooks::new(&paths.run()),
+        pins: Pins::open(&paths.pins()).map_err(system("make the directory of pins"))?,
         started_at: Core::now(),
         executable,
         paths,
@@ -506,6 +512,7 @@ fn on_beat(core: &mut Core, beats: u64, pace: &config::Audit) {
     // What ends by the clock, and whatever nobody told.
     core.publish();
     core.mind_the_gateway();
+    core.tend_approvals();
     let every = |seconds: u64| beats.is_multiple_of(seconds.max(1));
     if every(pace.imported_interval_seconds) {
         core.look_for_all_imported();

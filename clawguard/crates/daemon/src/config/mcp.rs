@@ -187,6 +187,9 @@ impl Mcp {
         if self.approval_wait_seconds > self.approval_expiry_seconds {
             return wrong("mcp.approval_wait_seconds".into(), "it is longer than approval_expiry_seconds");
         }
+        if self.approval_hook.first().is_some_and(|path| !path.starts_with('/')) {
+            return wrong("mcp.approval_hook".into(), "a command with its whole path is expected");
+        }
         let mut servers = BTreeSet::new();
         for server in &self.server {
             let key = format!("[[mcp.server]] {}", server.name);
