@@ -1,5 +1,6 @@
 //! The commands, one file each, and what they share.
 
+mod approvals;
 mod audit;
 mod authority;
 mod breakglass;
@@ -11,7 +12,9 @@ mod explain;
 mod flip;
 mod gateway;
 mod keygen;
+mod mcp_stdio;
 mod observed;
+mod pins;
 mod protect;
 mod remote;
 mod run;
@@ -76,6 +79,14 @@ enum Command {
     Mode(flip::ModeArguments),
     /// Test the switch and record how it fared.
     Drill(flip::DrillArguments),
+    /// Show the calls that wait for a person, with their complete arguments.
+    Approvals,
+    /// Let a call that waits be made, once.
+    Approve(approvals::ApproveArguments),
+    /// Refuse a call that waits.
+    Deny(approvals::DenyArguments),
+    /// Show which tool definitions are accepted, changed or new, and accept or withdraw them.
+    Pins(pins::Arguments),
     /// Say why something was denied.
     Explain(explain::Arguments),
     /// Make a signing key.
@@ -84,6 +95,8 @@ enum Command {
     Wpc(wpc::Arguments),
     /// Work with job tokens.
     Cst(cst::Arguments),
+    /// Speak MCP on standard input and output for a server behind the gateway (in place of a stdio server's command).
+    McpStdio(mcp_stdio::Arguments),
     /// Serve contracts, tokens and revocations to one's own fleet (unprivileged; run it as a user of its own).
     Authority(authority::Arguments),
     /// Read and verify the audit chain.
@@ -238,11 +251,16 @@ fn carry_out(arguments: Arguments) -> Done {
         Command::Restore(arguments) => flip::restore(&context, &arguments),
         Command::Mode(arguments) => flip::mode(&context, &arguments),
         Command::Drill(arguments) => flip::drill(&context, &arguments),
+        Command::Approvals => approvals::list(&context),
+        Command::Approve(arguments) => approvals::approve(&context, &arguments),
+        Command::Deny(arguments) => approvals::deny(&context, &arguments),
+        Command::Pins(arguments) => pins::run(&context, &arguments),
         Command::Explain(arguments) => explain::run(&context, &arguments),
         Command::Keygen(arguments) => keygen::run(&context, &arguments),
         Command::Wpc(arguments) => wpc::run(&context, &arguments),
         Command::Cst(arguments) => cst::run(&context, &arguments),
         Command::Authority(arguments) => authority::run(&context, &arguments),
+        Command::McpStdio(arguments) => mcp_stdio::run(&context, &arguments),
         Command::Audit(arguments) => audit::run(&context, &arguments),
         Command::BreakGlass(arguments) => breakglass::break_glass(&context, &arguments),
         Command::Uninstall => breakglass::uninstall(&context),

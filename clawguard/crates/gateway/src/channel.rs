@@ -12,7 +12,10 @@ use std::{
     },
 };
 
-use control::channel::{Answer, Ask, Errand, LONGEST, Names, Question, Told};
+use control::{
+    calls::Spawned,
+    channel::{Answer, Ask, Errand, LONGEST, Names, Question, Told},
+};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::{
@@ -98,6 +101,19 @@ impl Channel {
     pub(crate) async fn metrics(&self) -> io::Result<String> {
         match self.ask(Ask::Metrics).await? {
             Told::Metrics(text) => Ok(text),
+            _ => Err(io::ErrorKind::InvalidData.into()),
+        }
+    }
+
+    /// Has the daemon start a stdio server: its job's id, its standard input, and its standard output; or why it was not started.
+    pub(crate) async fn spawn(
+        &self,
+        slot: u32,
+        key: u64,
+        server: &str,
+    ) -> io::Result<Result<(String, OwnedFd, OwnedFd), String>> {
+        match self.ask(Ask::Spawn { slot, key, server: server.into() }).await? {
+            Told::Spawned(Spawned::Refused(why)) => Ok(Err(why)),
             _ => Err(io::ErrorKind::InvalidData.into()),
         }
     }

@@ -5,6 +5,7 @@
 
 mod channel;
 mod errands;
+mod mcp;
 mod metrics;
 mod names;
 
@@ -23,6 +24,9 @@ struct Arguments {
     /// Make one request, which standard input has as JSON, print the answer as JSON, and end. For the operator's own commands.
     #[arg(long, hide = true)]
     fetch: bool,
+    /// Speak MCP on standard input and output for the gateway's endpoint at this URL, and end with the input. For agents.
+    #[arg(long, hide = true, value_name = "URL")]
+    stdio: Option<String>,
 }
 
 fn main() -> anyhow::Result<()> {
@@ -31,10 +35,18 @@ fn main() -> anyhow::Result<()> {
     if arguments.fetch {
         return fetch();
     }
+    if let Some(url) = &arguments.stdio {
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
+        let spoken = runtime.block_on(mcp::bridge(url)).map_err(anyhow::Error::msg);
+        // A thread that waits for standard input ends with the process.
+        runtime.shutdown_background();
+        return spoken;
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
     let ended = runtime.block_on(async {
         let daemon = Arc::new(channel::Channel::open(&arguments.channel).await.context("reach the daemon")?);
-        let (listen, _tools, names) = daemon.settings().await.context("ask the daemon where to listen")?;
+        let (listen, tools, names) = daemon.settings().await.context("ask the daemon where to listen")?;
         let sockets =
             names::Sockets::open().await.context("find a port for names that is free for both UDP and TCP")?;
         tokio::select! {
@@ -43,6 +55,9 @@ fn main() -> anyhow::Result<()> {
             }
             served = names::serve(sockets, names, Arc::clone(&daemon)) => {
                 served.context("tell the daemon at which port names are answered")
+            }
+            served = mcp::serve(tools, Arc::clone(&daemon)) => {
+                served.with_context(|| format!("serve MCP at port {tools} ([mcp] port)"))
             }
             ended = errands::run(daemon) => ended.context("run the daemon's errands"),
         }

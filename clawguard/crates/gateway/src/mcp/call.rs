@@ -1,0 +1,314 @@
+//! A call: judged, held for a person where that is needed, begun; and what is made of its answer.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use control::{
+    calls::{self, Held as Ask4, Standing as Approved},
+    channel::{Ask, Told},
+};
+use mcp::{
+    decide::{Approval, Defined, Facts, Judged, Reason, Verdict, decide},
+    json::Json,
+    message::Request,
+};
+use tokio::time::{Instant, timeout};
+
+use super::{
+    ask::Kind,
+    context::Context,
+    data,
+    limits::Place,
+    record::{Begun, Unrecorded},
+    running::Held,
+    session::Session,
+};
+
+/// A request that was passed on and is not answered yet.
+pub(crate) struct Pending {
+    pub(crate) kind: Kind,
+    pub(crate) began: Option<Began>,
+    /// Until when it has to be answered.
+    pub(crate) until: Instant,
+}
+
+/// A call that stands in the audit chain, or will.
+pub(crate) struct Began {
+    pub(crate) begun: Begun,
+    pub(crate) held: Held,
+    pub(crate) judged: Arc<Judged>,
+    pub(crate) _place: Option<Place>,
+}
+
+/// A call that is not made.
+pub(crate) struct Refused {
+    pub(crate) reason: Reason,
+    /// What helps whoever called.
+    pub(crate) note: Option<String>,
+}
+
+impl From<Unrecorded> for Refused {
+    fn from(why: Unrecorded) -> Self {
+        tracing::error!(%why, "a call could not be recorded, and is not made");
+        Self { reason: Reason::Unrecordable, note: None }
+    }
+}
+
+/// What is called, for the record.
+pub(crate) struct Subject<'a> {
+    pub(crate) method: &'a str,
+    pub(crate) target: &'a str,
+    pub(crate) judged: &'a Arc<Judged>,
+    pub(crate) definition: Option<String>,
+    pub(crate) arguments: Arguments,
+}
+
+/// A call's arguments: their hash, and themselves where somebody needs them.
+#[derive(Clone, Default)]
+pub(crate) struct Arguments {
+    pub(crate) hash: String,
+    pub(crate) text: Option<String>,
+}
+
+impl Arguments {
+    /// Of a request's parameters, those of MCP's own left out.
+    pub(crate) fn of(arguments: Option<&Json>) -> Self {
+        let text = arguments.map_or_else(|| "{}".to_owned(), Json::canonical);
+        Self { hash: claw::Hash::of(text.as_bytes()).to_string(), text: Some(text) }
+    }
+}
+
+impl Context {
+    /// The record of a call.
+    pub(crate) fn record(
+        &self,
+        session: &str,
+        subject: &Subject<'_>,
+        decision: calls::Decision,
+        reason: &str,
+        approval: Option<String>,
+    ) -> calls::Call {
+        let rules = &self.job.rules;
+        calls::Call {
+            number: self.gate.recorder.number(),
+            slot: rules.slot,
+            key: rules.key,
+            session: session.into(),
+            reported: self.reported.clone(),
+            server: self.server.rules.name.clone(),
+            method: subject.method.into(),
+            tool: subject.target.chars().take(256).collect(),
+            arguments_hash: subject.arguments.hash.clone(),
+            arguments: subject.arguments.text.clone().filter(|_| self.standing.rules.record_arguments),
+            decision,
+            reason: reason.into(),
+            rule: subject.judged.rule.as_deref().map(Into::into),
+            risk: subject.judged.risk.to_string(),
+            class: subject.judged.class.to_string(),
+            approval,
+            contract: rules.contract.clone().unwrap_or_default(),
+            token: rules.token.clone(),
+            definition: subject.definition.clone(),
+            count: 1,
+            alert: None,
+        }
+    }
+
+    /// Records that a call is not made; what a limit refuses is added up.
+    pub(crate) async fn refuse(
+        &self,
+        session: &str,
+        subject: &Subject<'_>,
+        reason: Reason,
+        approval: Option<String>,
+    ) -> Refused {
+        let held = matches!(reason, Reason::ApprovalPending);
+        let decision = if held { calls::Decision::Held } else { calls::Decision::Denied };
+        let mut call = self.record(session, subject, decision, reason.label(), approval);
+        if reason == Reason::ToolUnseen {
+            call.alert = Some("tool_unseen".into());
+        }
+        if matches!(reason, Reason::Rate | Reason::Concurrency | Reason::Unrecordable)
+            && !self.gate.limits.refused(&call, &self.standing.rules.limits)
+        {
+            return Refused { reason, note: None };
+        }
+        match self.gate.recorder.refused(call).await {
+            Ok(()) => Refused { reason, note: None },
+            Err(why) => why.into(),
+        }
+    }
+
+    /// Begins a call of anything but a tool, if the contract gives it.
+    pub(crate) async fn begin_other(
+        &self,
+        session: &Session,
+        request: &Request,
+        target: &str,
+        judged: Judged,
+    ) -> Result<Began, Refused> {
+        let judged = Arc::new(judged);
+        let arguments = Arguments::of(request.params.as_ref());
+        let subject = Subject { method: &request.method, target, judged: &judged, definition: None, arguments };
+        let mut facts = self.facts(Defined::None);
+        let place = match self.gate.limits.call(self.job.rules.key, &self.standing.rules.limits) {
+            Ok(place) => Some(place),
+            Err(limit) => {
+                facts.limit = Some(limit);
+                None
+            }
+        };
+        match decide(&judged, &facts) {
+            Verdict::Allow => Ok(self.began(session, &subject, "allowed", None, place)),
+            Verdict::Observe(reason) => Ok(self.began(session, &subject, reason.label(), None, place)),
+            Verdict::Deny(reason) => Err(self.refuse(&session.name, &subject, reason, None).await),
+            Verdict::Hold => Err(self.refuse(&session.name, &subject, Reason::ApprovalImpossible, None).await),
+        }
+    }
+
+    /// Begins a call of a tool, if everything allows it; waits for a person where one is needed.
+    pub(crate) async fn begin_tool(
+        &self,
+        session: &Session,
+        request: &mut Request,
+        tool: &str,
+        defined: (Defined, Option<String>),
+    ) -> Result<Began, Refused> {
+        let name = &*self.server.rules.name;
+        let judged = self.job.tool(name, tool);
+        let limits = &self.standing.rules.limits;
+        let mut found = data::Found::default();
+        if let (Some(rules), Some(params)) = (self.job.data(), &mut request.params) {
+            found = self.gate.data.look(rules, params);
+        }
+        let arguments = Arguments::of(request.params.as_ref().and_then(|params| params.get("arguments")));
+        let subject = Subject { method: "tools/call", target: tool, judged: &judged, definition: defined.1, arguments };
+        let mut facts = self.facts(defined.0);
+        facts.data = found.denied.is_some();
+        let mut place = None;
+        match self.gate.limits.call(self.job.rules.key, limits) {
+            Ok(taken) => place = Some(taken),
+            Err(limit) => facts.limit = Some(limit),
+        }
+        let began = match decide(&judged, &facts) {
+            Verdict::Allow => Ok(self.began(session, &subject, "allowed", None, place)),
+            Verdict::Observe(reason) => Ok(self.began(session, &subject, reason.label(), None, place)),
+            Verdict::Deny(reason) => {
+                let mut refused = self.refuse(&session.name, &subject, reason, None).await;
+                if reason == Reason::Data {
+                    refused.note = found.denied.map(|class| format!("The class is {class}."));
+                }
+                Err(refused)
+            }
+            Verdict::Hold => self.hold(session, &subject, facts, place).await,
+        };
+        began.map(|mut began| {
+            began.begun.classes = found.counts;
+            began
+        })
+    }
+
+    /// Waits for a person, and for no longer than the caller can.
+    async fn hold(
+        &self,
+        session: &Session,
+        subject: &Subject<'_>,
+        facts: Facts<'_>,
+        place: Option<Place>,
+    ) -> Result<Began, Refused> {
+        // A kill ends the waiting, and the job's end.
+        let held = self.gate.running.begin(self.job.rules.slot, self.job.rules.key, Arc::clone(subject.judged));
+        let until = Instant::now() + Duration::from_secs(self.standing.rules.approval_wait_seconds);
+        let call = self.record(&session.name, subject, calls::Decision::Held, "approval_pending", None);
+        let arguments = subject.arguments.text.clone().unwrap_or_default();
+        let question = Ask4 { call: Box::new(call), arguments };
+        loop {
+            let told = self.gate.daemon.ask(Ask::Approval(Box::new(question.clone()))).await;
+            let (approval, id, note) = match told {
+                Ok(Told::Approval(Approved::Approved { id, .. })) => (Approval::Given, Some(id), None),
+                Ok(Told::Approval(Approved::Refused { id, reason })) => {
+                    (Approval::Refused, Some(id), Some(format!("The reason given: {reason}")))
+                }
+                Ok(Told::Approval(Approved::Pending { id, expires_at })) => {
+                    let left = until.saturating_duration_since(Instant::now());
+                    if !left.is_zero() {
+                        let decided = self.gate.daemon.ask(Ask::Decided { id: id.clone() });
+                        tokio::select! {
+                            decided = timeout(left, decided) => {
+                                if let Ok(Ok(Told::Noted)) = decided {
+                                    continue;
+                                }
+                            }
+                            () = held.call.killed() => {
+                                return Err(self.refuse(&session.name, subject, Reason::Killed, Some(id)).await);
+                            }
+                        }
+                    }
+                    let note = format!("The approval is {id}; it ends at {expires_at}.");
+                    (Approval::Pending, Some(id), Some(note))
+                }
+                Ok(Told::Approval(Approved::Impossible(why))) => {
+                    tracing::warn!(why, "a call cannot be put before a person");
+                    (Approval::Impossible, None, None)
+                }
+                _ => (Approval::Impossible, None, None),
+            };
+            // While a person thought about it, the rules may have become others.
+            let now = self.now();
+            let verdict = match &now {
+                Some((standing, job)) => {
+                    let judged = job.tool(&self.server.rules.name, subject.target);
+                    let facts = Facts {
+                        approval,
+                        recordable: standing.rules.closed.is_none(),
+                        in_force: job.rules.stopped.is_none() && job.contract.is_some(),
+                        killed: [&standing.rules.killed, &job.rules.killed],
+                        observe: job.rules.observe,
+                        ..facts
+                    };
+                    // What was agreed to was agreed to under one contract.
+                    let same = job.rules.contract == self.job.rules.contract;
+                    if same { decide(&judged, &facts) } else { Verdict::Deny(Reason::ApprovalPending) }
+                }
+                None => Verdict::Deny(Reason::NotInForce),
+            };
+            return match verdict {
+                Verdict::Allow => Ok(self.began(session, subject, "approved", id, place)),
+                Verdict::Deny(reason) => {
+                    let mut refused = self.refuse(&session.name, subject, reason, id).await;
+                    if refused.reason == reason {
+                        refused.note = note;
+                    }
+                    Err(refused)
+                }
+                Verdict::Hold | Verdict::Observe(_) => {
+                    Err(self.refuse(&session.name, subject, Reason::ApprovalImpossible, id).await)
+                }
+            };
+        }
+    }
+
+    fn began(
+        &self,
+        session: &Session,
+        subject: &Subject<'_>,
+        reason: &str,
+        approval: Option<String>,
+        place: Option<Place>,
+    ) -> Began {
+        let call = self.record(&session.name, subject, calls::Decision::Allowed, reason, approval);
+        let held = self.gate.running.begin(self.job.rules.slot, self.job.rules.key, Arc::clone(subject.judged));
+        let begun = self.gate.recorder.begin(call, self.since, self.bytes_in);
+        // Between the look at the rules and now a kill may have passed by.
+        self.gate.running.look_again(&held, &self.gate.standing());
+        Began { begun, held, judged: Arc::clone(subject.judged), _place: place }
+    }
+}
+
+impl Began {
+    /// Adds what was found in an answer.
+    pub(crate) fn found(&mut self, counts: BTreeMap<String, u64>) {
+        for (class, count) in counts {
+            *self.begun.classes.entry(class).or_default() += count;
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! What one job may have at once and in a minute.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use control::calls::{Call, CallLimits, Called};
+use mcp::decide::Limit;
+
+use super::record::Recorder;
+
+/// Over which calls are counted.
+const MINUTE: Duration = Duration::from_secs(60);
+/// Jobs that are remembered; those of which nothing is under way are forgotten first.
+const MOST_JOBS: usize = 8192;
+
+/// Refusals by a limit that are recorded one by one before they are added up.
+const ONE_BY_ONE: u64 = 16;
+
+/// What each job has.
+#[derive(Default)]
+pub(crate) struct Limits {
+    jobs: Mutex<HashMap<u64, Counted>>,
+}
+
+struct Counted {
+    /// Tokens of the bucket, in calls.
+    left: f64,
+    at: Instant,
+    under_way: u32,
+    sessions: u32,
+    /// Refusals since they were told last.
+    refused: u64,
+    /// Those that are added up, one for each server and reason.
+    untold: Vec<Call>,
+}
+
+/// A call's or a session's place. It is given back when this is dropped.
+pub(crate) struct Place {
+    limits: Arc<Limits>,
+    key: u64,
+    session: bool,
+}
+
+impl Limits {
+    fn with<T>(&self, key: u64, limits: &CallLimits, work: impl FnOnce(&mut Counted) -> T) -> T {
+        let mut jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
+        if jobs.len() >= MOST_JOBS && !jobs.contains_key(&key) {
+            jobs.retain(|_, counted| {
+                counted.under_way > 0
+                    || counted.sessions > 0
+                    || !counted.untold.is_empty()
+                    || counted.at.elapsed() < MINUTE
+            });
+        }
+        let fresh = || Counted {
+            left: f64::from(limits.calls_per_minute),
+            at: Instant::now(),
+            under_way: 0,
+            sessions: 0,
+            refused: 0,
+            untold: Vec::new(),
+        };
+        work(jobs.entry(key).or_insert_with(fresh))
+    }
+
+    /// Counts a call. Each takes from a bucket that a minute fills.
+    pub(crate) fn call(self: &Arc<Self>, key: u64, limits: &CallLimits) -> Result<Place, Limit> {
+        let most = f64::from(limits.calls_per_minute);
+        self.with(key, limits, |counted| {
+            let now = Instant::now();
+            let filled = now.duration_since(counted.at).as_secs_f64() / MINUTE.as_secs_f64() * most;
+            counted.left = (counted.left + filled).min(most);
+            counted.at = now;
+            if counted.left < 1.0 {
+                return Err(Limit::Rate);
+            }
+            if counted.under_way >= limits.concurrent_calls {
+                return Err(Limit::Concurrency);
+            }
+            counted.left -= 1.0;
+            counted.under_way += 1;
+            Ok(Place { limits: Arc::clone(self), key, session: false })
+        })
+    }
+
+    /// Counts a session.
+    pub(crate) fn session(self: &Arc<Self>, key: u64, limits: &CallLimits) -> Option<Place> {
+        self.with(key, limits, |counted| {
+            if counted.sessions >= limits.sessions {
+                return None;
+            }
+            counted.sessions += 1;
+            Some(Place { limits: Arc::clone(self), key, session: true })
+        })
+    }
+
+    /// Counts a refusal of which there could be a flood. The first ones are recorded one by one: answers whether this one is. The
+    /// others are added up.
+    pub(crate) fn refused(&self, call: &Call, limits: &CallLimits) -> bool {
+        self.with(call.key, limits, |counted| {
+            counted.refused += 1;
+            if counted.refused <= ONE_BY_ONE {
+                return true;
+            }
+            match counted.untold.iter_mut().find(|told| (&told.reason, &told.server) == (&call.reason, &call.server)) {
+                Some(told) => told.count += 1,
+                None => counted.untold.push(call.clone()),
+            }
+            false
+        })
+    }
+
+    /// Records what was added up.
+    pub(crate) fn tell_refused(&self, recorder: &Recorder) {
+        let mut jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
+        for counted in jobs.values_mut() {
+            counted.refused = 0;
+            for call in counted.untold.drain(..) {
+                recorder.note(Called::Refused(Box::new(call)));
+            }
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut jobs = self.limits.jobs.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(counted) = jobs.get_mut(&self.key) {
+            if self.session {
+                counted.sessions = counted.sessions.saturating_sub(1);
+            } else {
+                counted.under_way = counted.under_way.saturating_sub(1);
+            }
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! Calls on their way into the audit chain: a call's beginning before it leaves the host, its end before its answer does.
+
+use std::{
+    collections::BTreeMap,
+    mem,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Instant,
+};
+
+use control::{
+    calls::{Call, Called, Ended},
+    channel::{Ask, Told},
+};
+use tokio::sync::{Notify, oneshot};
+
+use crate::channel::Channel;
+
+/// What is told in one message; more waits for the next.
+const MOST_AT_ONCE: usize = 512;
+
+/// Why something is not recorded.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("it could not be recorded: {0}")]
+pub(crate) struct Unrecorded(pub(crate) Arc<str>);
+
+type Answer = Result<(), Unrecorded>;
+
+/// Tells the daemon, one message after the other: what is told later is never overtaken.
+pub(crate) struct Recorder {
+    queue: Mutex<Vec<(Called, Option<oneshot::Sender<Answer>>)>>,
+    filled: Notify,
+    last: AtomicU64,
+}
+
+/// A call that was begun. If nobody says how it ended, it ended as `otherwise`.
+pub(crate) struct Begun {
+    recorder: Arc<Recorder>,
+    number: u64,
+    since: Instant,
+    pub(crate) bytes_in: u64,
+    pub(crate) bytes_out: u64,
+    pub(crate) classes: BTreeMap<String, u64>,
+    pub(crate) otherwise: &'static str,
+    told: bool,
+}
+
+impl Recorder {
+    pub(crate) fn new() -> Self {
+        Self { queue: Mutex::default(), filled: Notify::new(), last: AtomicU64::new(0) }
+    }
+
+    /// A number for a call.
+    pub(crate) fn number(&self) -> u64 {
+        self.last.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// Notes that a call is being made.
+    pub(crate) fn begin(self: &Arc<Self>, call: Call, since: Instant, bytes_in: u64) -> Begun {
+        let number = call.number;
+        self.push(Called::Begun(Box::new(call)), None);
+        Begun {
+            recorder: Arc::clone(self),
+            number,
+            since,
+            bytes_in,
+            bytes_out: 0,
+            classes: BTreeMap::new(),
+            otherwise: "cancelled",
+            told: false,
+        }
+    }
+
+    /// Records that a call was not made.
+    pub(crate) async fn refused(&self, call: Call) -> Answer {
+        self.told(Called::Refused(Box::new(call))).await
+    }
+
+    /// Records something for which nobody waits.
+    pub(crate) fn note(&self, called: Called) {
+        self.push(called, None);
+    }
+
+    async fn told(&self, called: Called) -> Answer {
+        let (sender, receiver) = oneshot::channel();
+        self.push(called, Some(sender));
+        receiver.await.unwrap_or_else(|_| Err(Unrecorded("the daemon hung up".into())))
+    }
+
+    fn push(&self, called: Called, waits: Option<oneshot::Sender<Answer>>) {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner).push((called, waits));
+        self.filled.notify_one();
+    }
+
+    /// Tells the daemon, until it hangs up.
+    pub(crate) async fn run(&self, daemon: &Channel) -> std::io::Result<()> {
+        loop {
+            self.filled.notified().await;
+            loop {
+                let batch = {
+                    let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+                    let rest = queue.len().min(MOST_AT_ONCE);
+                    let later = queue.split_off(rest);
+                    mem::replace(&mut *queue, later)
+                };
+                if batch.is_empty() {
+                    break;
+                }
+                let (calls, waiting): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
+                let answer = match daemon.ask(Ask::Calls(calls)).await? {
+                    Told::Noted => Ok(()),
+                    Told::Unrecorded(why) => Err(Unrecorded(why.into())),
+                    _ => Err(Unrecorded("the daemon said something else".into())),
+                };
+                for waits in waiting.into_iter().flatten() {
+                    // Whoever waited may have gone.
+                    let _ = waits.send(answer.clone());
+                }
+            }
+        }
+    }
+}
+
+impl Begun {
+    /// Records how the call ended. Its answer may leave once this is done.
+    pub(crate) async fn end(mut self, status: &str) -> Answer {
+        self.told = true;
+        let ended = self.ended(status);
+        self.recorder.told(Called::Ended(ended)).await
+    }
+
+    fn ended(&mut self, status: &str) -> Ended {
+        Ended {
+            number: self.number,
+            status: status.into(),
+            duration_us: u64::try_from(self.since.elapsed().as_micros()).unwrap_or(u64::MAX),
+            bytes_in: self.bytes_in,
+            bytes_out: self.bytes_out,
+            classes: mem::take(&mut self.classes),
+        }
+    }
+}
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        if !self.told {
+            let ended = self.ended(self.otherwise);
+            self.recorder.note(Called::Ended(ended));
+        }
+    }
+}
