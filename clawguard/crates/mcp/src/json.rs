@@ -12,7 +12,7 @@ use std::fmt;
 use claw::Hash;
 
 pub use read::{DEPTH, Flaw, NUMBER, VALUES, parse};
-pub use write::write_str;
+pub use write::{same_number, write_str};
 
 /// A member of an object: its name, and what it is.
 pub type Member = (Box<str>, Json);

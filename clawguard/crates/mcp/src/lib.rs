@@ -5,6 +5,10 @@
 #![forbid(unsafe_code)]
 
 pub mod decide;
+pub mod definition;
+pub mod era;
+pub mod header;
 pub mod json;
+pub mod list;
 pub mod message;
 pub mod sse;

@@ -138,6 +138,13 @@ fn number(text: &str, into: &mut Vec<u8>) {
     }
 }
 
+/// Whether two texts of numbers say the same number.
+#[must_use]
+pub fn same_number(a: &str, b: &str) -> bool {
+    let number = |text: &str| matches!(super::parse(text.as_bytes()), Ok(Json::Number(number)) if *number == *text);
+    number(a) && number(b) && Decimal::of(a) == Decimal::of(b)
+}
+
 /// What number a text says: its digits without zeros at either end, behind a point, times a power of ten.
 #[derive(PartialEq)]
 struct Decimal {
