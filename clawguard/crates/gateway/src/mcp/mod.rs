@@ -62,18 +62,20 @@ const ACQUAINTED: Duration = Duration::from_secs(3);
 /// How often calls that nobody answers, and sessions that nobody uses, are looked for.
 const TIDY: Duration = Duration::from_secs(5);
 
-/// Serves agents for ever, once the daemon knows where.
+/// Serves agents for ever, once the daemon knows where. `port` is where they look for it.
 pub(crate) async fn serve(port: u16, daemon: Arc<Channel>) -> io::Result<()> {
-    let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).await?;
+    // At whatever port is free: the kernel turns agents' connections there, and nobody else finds anything at `port`.
+    let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).await?;
+    let at = listener.local_addr()?.port();
     let gate = Arc::new(Gate::new(Arc::clone(&daemon), port, Data::new()));
     let (known, acquainted) = watch::channel(0);
     // Nobody is sent here before the rules are known.
     follow_once(&gate, &known).await?;
-    match daemon.ask(Ask::Tools { port }).await? {
+    match daemon.ask(Ask::Tools { port: at }).await? {
         Told::Noted => {}
         _ => return Err(io::ErrorKind::InvalidData.into()),
     }
-    tracing::info!(port, "serving MCP");
+    tracing::info!(port, at, "serving MCP");
     let recorder = Arc::clone(&gate.recorder);
     tokio::select! {
         ended = follow(&gate, &known) => ended,
