@@ -216,6 +216,19 @@ fn what_is_not_understood_is_refused_and_named() {
     }
 }
 
+#[test]
+fn the_documentation_has_every_word_and_its_example_is_understood() {
+    let text = include_str!("../../../../docs/CONTRACTS.md");
+    for what in ALL {
+        assert!(text.contains(&format!("\n| `{}` | `SERVER", what.member())), "{what:?}");
+    }
+    let blocks = text.split("```json\n").filter_map(|rest| rest.split_once("```"));
+    let example = blocks.map(|(block, _)| block).find(|block| block.starts_with("\"mcp\": ")).unwrap();
+    let policy = policy(&format!("{{{example}}}"));
+    assert!(policy.mcp.may("docs", What::Resource("file:///srv/docs/a.md")));
+    assert!(policy.mcp.may("docs", What::Prompt("any")) && !policy.mcp.may("docs", What::Sampling));
+}
+
 proptest! {
     #[test]
     fn a_pattern_that_covers_another_matches_what_it_matches(
