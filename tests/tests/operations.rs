@@ -211,6 +211,11 @@ fn the_api_is_the_one_that_is_described() {
         ("PUT", "/v1/agents/{name}/wpc", "/v1/agents/a/wpc", format!("{{\"envelope\":{envelope}}}")),
         ("GET", "/v1/agents/{name}/observed", "/v1/agents/a/observed", String::new()),
         ("DELETE", "/v1/agents/{name}/observed", "/v1/agents/a/observed", String::new()),
+        ("GET", "/v1/approvals", "/v1/approvals", String::new()),
+        ("POST", "/v1/approvals/{name}", "/v1/approvals/gone", r#"{"decision":"deny","reason":"test"}"#.into()),
+        ("GET", "/v1/pins", "/v1/pins", String::new()),
+        ("GET", "/v1/pins/{name}", "/v1/pins/gone", String::new()),
+        ("POST", "/v1/pins/{name}", "/v1/pins/gone", r#"{"accept":"all"}"#.into()),
     ];
     let mut told = BTreeSet::new();
     for (method, path, actual, body) in calls {

@@ -168,6 +168,19 @@ fn daemon(context: &Context) -> Vec<Finding> {
     for agent in status.agents.iter().filter_map(|agent| agent.problem.as_ref().map(|text| (agent, text))) {
         found.push(finding(Grade::Fail, "agent", format!("{}: {}", agent.0.name, agent.1)));
     }
+    if !status.mcp.servers.is_empty() {
+        let (well, all) = (status.mcp.servers.iter().filter(|s| s.problem.is_none()).count(), status.mcp.servers.len());
+        let grade = if well == all { Grade::Ok } else { Grade::Fail };
+        found.push(finding(grade, "MCP servers", format!("{well} of {all} to be reached at port {}", status.mcp.port)));
+        let hidden: u64 = status.mcp.servers.iter().map(|server| server.pins_waiting).sum();
+        if hidden > 0 {
+            found.push(finding(
+                Grade::Warn,
+                "tool definitions",
+                format!("{hidden} are hidden until accepted: `clawguard pins`"),
+            ));
+        }
+    }
     found.extend(status.warnings.into_iter().map(|text| finding(Grade::Warn, "daemon", text)));
     found
 }

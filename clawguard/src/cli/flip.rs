@@ -132,8 +132,17 @@ fn told(answer: &FlipAnswer) -> String {
         ("refused", "refused") if answer.previous == "live" => " (refused all along: something else holds it down)",
         _ => "",
     };
+    let place = if answer.enforced_by.iter().any(|by| by == "kernel") { "in the kernel" } else { "at the gateway" };
+    let calls = match (answer.gateway.as_deref(), answer.calls_cancelled) {
+        (Some("killed"), _) => {
+            "  the gateway did not answer in time and was KILLED, with every call under way\n".to_owned()
+        }
+        (Some("silent"), _) => "  the gateway has not said yet that it knows\n".to_owned(),
+        (Some(_), cancelled) => format!("  calls cancelled: {cancelled}\n"),
+        (None, _) => String::new(),
+    };
     format!(
-        "{}{for_whom}: {} -> {}\n  in the kernel after {}, done after {}\n  live connections ended: {}{left}\n  \
+        "{}{for_whom}: {} -> {}\n  {place} after {}, done after {}\n  live connections ended: {}{left}\n{calls}  \
          canary: {} before, {} after{canary}\n  flip {}\n",
         answer.group,
         answer.previous,

@@ -68,6 +68,23 @@ fn text(status: &Status) -> String {
         };
         text.push_str(&format!("registry {} {}: {how}\n", registry.name, registry.url));
     }
+    for server in &status.mcp.servers {
+        let mut notes = vec![server.upstream.clone(), format!("risk {}", server.risk)];
+        if server.upstream == "stdio" {
+            notes.push(format!("{} running", server.running));
+        }
+        if server.pins_waiting > 0 {
+            notes.push(format!("{} definitions HIDDEN (clawguard pins)", server.pins_waiting));
+        }
+        notes.extend(server.problem.as_ref().map(|_| "NOT REACHABLE".to_owned()));
+        text.push_str(&format!("mcp server {}: {}\n", server.name, notes.join(", ")));
+    }
+    if status.mcp.approvals_pending > 0 {
+        text.push_str(&format!(
+            "calls that wait for a person: {} (clawguard approvals)\n",
+            status.mcp.approvals_pending
+        ));
+    }
     for warning in &status.warnings {
         text.push_str(&format!("warning: {warning}\n"));
     }
