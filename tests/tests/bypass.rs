@@ -249,6 +249,25 @@ fn a_configured_mcp_server_is_reached_through_the_gateway_alone() {
 }
 
 #[test]
+fn a_server_on_loopback_is_opened_by_no_entry_for_loopback() {
+    let mut world = World::new();
+    world.configure("[[mcp.server]]\nname = \"local\"\nurl = \"http://127.0.0.1:3001/mcp\"\nrisk = \"low\"\n");
+    world.start();
+    let egress = json!([{ "cidr": "127.0.0.0/8", "ports": [3001, 7601] }, { "cidr": "::1/128", "ports": [3001] }]);
+    world.use_contract("a", json!({ "tools": { "allow": ["local/*"] }, "egress": egress }));
+    let mut server = world.outside_on(&["listen", "3001"]);
+    let mut other = world.outside_on(&["listen", "7601"]);
+    assert_eq!((server.line(), other.line()), ("listening".into(), "listening".into()));
+    assert_eq!(world.agent("a", Nobody, &["tcp", "127.0.0.1:7601", "x"]).ok().out, "ok X");
+    let places = ["127.0.0.1:3001", "127.0.0.2:3001", "[::1]:3001"];
+    for place in places {
+        assert_eq!(world.agent("a", Nobody, &["tcp", place, "x"]).ok().out, "EPERM", "{place}");
+        assert_eq!(alert(&world, "remote", place)["kind"], "mcp_direct", "{place}");
+    }
+    world.eventually("the count", |world| counted(world, "mcp_direct") == places.len() as f64);
+}
+
+#[test]
 fn what_is_said_in_plain_words_where_tls_is_demanded_is_known_for_what_it_is() {
     let mut world = World::named_up();
     let contract = json!({ "egress": [tls("crm.example")], "model": { "on_bypass": "halt" } });
