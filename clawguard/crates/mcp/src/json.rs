@@ -131,10 +131,11 @@ impl Json {
         }
     }
 
-    /// A number that is written as a whole one, without fraction and exponent, and fits.
+    /// A number that is written as a whole one, without fraction and exponent, and fits. Minus zero is none: it is a double for
+    /// some, and would come back as zero.
     #[must_use]
     pub fn as_i64(&self) -> Option<i64> {
-        self.as_number()?.parse().ok()
+        self.as_number().filter(|text| *text != "-0")?.parse().ok()
     }
 
     /// A number as a double: the nearest one.

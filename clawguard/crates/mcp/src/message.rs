@@ -47,11 +47,7 @@ impl Id {
     pub fn read(json: &Json) -> Option<Self> {
         match json {
             Json::String(text) if text.len() <= ID => Some(Self::String(text.clone())),
-            Json::Number(text) => {
-                let number = text.parse().ok().filter(|number| (-WHOLE..=WHOLE).contains(number))?;
-                // Not minus zero, which would come back as zero.
-                (**text != *"-0").then_some(Self::Number(number))
-            }
+            Json::Number(_) => json.as_i64().filter(|number| (-WHOLE..=WHOLE).contains(number)).map(Self::Number),
             _ => None,
         }
     }

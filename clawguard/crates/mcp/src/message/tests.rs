@@ -127,6 +127,8 @@ fn parameters_results_and_errors_are_objects() {
         r#"{"code":1}"#,
         r#"{"message":""}"#,
         r#"{"code":1.5,"message":""}"#,
+        r#"{"code":-0,"message":""}"#,
+        r#"{"code":9007199254740992,"message":""}"#,
         r#"{"code":"1","message":""}"#,
         r#"{"code":1,"message":2}"#,
         r#"{"code":1,"message":"","more":1}"#,
