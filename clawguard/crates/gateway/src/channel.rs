@@ -67,12 +67,17 @@ impl Channel {
         } else {
             UnixStream::connect(at).await?
         };
+        Ok(Self::over(stream))
+    }
+
+    /// Takes this one.
+    pub(crate) fn over(stream: UnixStream) -> Self {
         let (read, write) = stream.into_split();
         let waiting: Waiting = Arc::new(Mutex::new(Some(HashMap::new())));
         tokio::spawn(hand_out(read, Arc::clone(&waiting)));
         let (lines, queue) = mpsc::channel(MOST_LINES);
         tokio::spawn(write_down(write, queue, Arc::clone(&waiting)));
-        Ok(Self { last: AtomicU64::new(0), lines, waiting })
+        Self { last: AtomicU64::new(0), lines, waiting }
     }
 
     /// Asks and waits for the answer. May be given up at any time: a line that was begun is written to its end.

@@ -176,3 +176,6 @@ async fn speak(stream: TcpStream, caller: Caller, gate: Arc<Gate>) {
         tracing::debug!(%error, "an agent's connection ended early");
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,8 @@
+//! The gateway between a client and a server of its own, under a daemon that says what a test wants.
+
+mod calls;
+mod kills;
+mod lists;
+mod modern;
+mod shapes;
+mod world;

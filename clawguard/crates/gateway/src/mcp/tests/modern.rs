@@ -1,0 +1,68 @@
+use std::sync::Arc;
+
+use hyper::Method;
+use serde_json::{Value, json};
+
+use super::world::{Got, Served, World, echo, usual};
+
+fn message(method: &str, params: Value) -> Value {
+    let mut params = params;
+    params["_meta"] = json!({ "io.modelcontextprotocol/protocolVersion": "2026-07-28", "io.modelcontextprotocol/clientCapabilities": { "sampling": {} } });
+    json!({ "jsonrpc": "2.0", "id": 1, "method": method, "params": params })
+}
+
+async fn post(world: &World, method: &str, name: Option<&str>, params: Value) -> Got {
+    let mut headers =
+        vec![("content-type", "application/json"), ("mcp-protocol-version", "2026-07-28"), ("mcp-method", method)];
+    headers.extend(name.map(|name| ("mcp-name", name)));
+    world.http(Method::POST, "/s/crm/mcp", &headers, message(method, params).to_string()).await
+}
+
+#[tokio::test]
+async fn a_request_for_itself_is_judged_like_any_other() {
+    let world = World::new(json!({ "tools": { "allow": ["crm/get_*"] } }), echo(&["get_case", "delete_case"])).await;
+    let got =
+        post(&world, "tools/call", Some("get_case"), json!({ "name": "get_case", "arguments": { "a": 1 } })).await;
+    assert_eq!((got.status, got.json()["result"]["content"][0]["text"].as_str()), (200, Some("{\"a\":1}")));
+    let heard = world.heard.lock().unwrap().clone();
+    let (_, body, headers) = heard.iter().find(|(_, body, _)| body["method"] == "tools/call").unwrap();
+    assert_eq!(
+        (headers["mcp-method"].to_str().unwrap(), headers["mcp-name"].to_str().unwrap()),
+        ("tools/call", "get_case")
+    );
+    assert_eq!(body["params"]["_meta"]["io.modelcontextprotocol/clientCapabilities"], json!({}));
+    let got = post(&world, "tools/call", Some("delete_case"), json!({ "name": "delete_case", "arguments": {} })).await;
+    assert_eq!(got.json()["error"]["code"], -32602);
+    let listed = post(&world, "tools/list", None, json!({})).await.json();
+    assert_eq!(listed["result"]["tools"].as_array().unwrap().len(), 1);
+    assert_eq!((&listed["result"]["cacheScope"], &listed["result"]["ttlMs"]), (&json!("private"), &json!(0)));
+}
+
+#[tokio::test]
+async fn headers_that_say_something_else_than_the_body_are_refused_before_anything_is_called() {
+    let world = World::new(json!({ "tools": { "allow": ["crm/get_*"] } }), echo(&["get_case", "get_other"])).await;
+    let got = post(&world, "tools/call", Some("get_other"), json!({ "name": "get_case", "arguments": {} })).await;
+    assert_eq!((got.status, got.json()["error"]["code"].as_i64()), (400, Some(-32020)));
+    assert_eq!(world.heard.lock().unwrap().len(), 0);
+    let got = post(&world, "x/unknown", None, json!({})).await;
+    assert_eq!((got.status, got.json()["error"]["code"].as_i64()), (404, Some(-32601)));
+    assert_eq!(world.http(Method::GET, "/s/crm/mcp", &[("mcp-protocol-version", "2026-07-28")], "").await.status, 405);
+}
+
+#[tokio::test]
+async fn what_a_server_asks_back_for_is_judged() {
+    let serve = Arc::new(|_: &str, message: Value, _: hyper::HeaderMap| {
+        usual(&message, &["get_case"]).unwrap_or_else(|| {
+            let asks = json!({ "a": { "method": "sampling/createMessage", "params": {} } });
+            let result = json!({ "resultType": "input_required", "inputRequests": asks, "requestState": "s" });
+            Served::Json(200, json!({ "jsonrpc": "2.0", "id": message["id"], "result": result }))
+        })
+    });
+    let ask = json!({ "name": "get_case", "arguments": {} });
+    let world = World::new(json!({ "tools": { "allow": ["crm/*"] } }), serve.clone()).await;
+    let answer = post(&world, "tools/call", Some("get_case"), ask.clone()).await.json();
+    assert_eq!((&answer["result"]["isError"], &answer["result"]["resultType"]), (&json!(true), &json!("complete")));
+    let world = World::new(json!({ "tools": { "allow": ["crm/*"] }, "mcp": { "sampling": ["crm"] } }), serve).await;
+    let answer = post(&world, "tools/call", Some("get_case"), ask).await.json();
+    assert_eq!(answer["result"]["resultType"], "input_required");
+}
