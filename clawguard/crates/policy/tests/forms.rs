@@ -170,12 +170,12 @@ fn no_line_of_a_contract_is_dropped_in_silence() {
         "tools":{"allow":["crm-mcp/*","x/y"],"deny":["*/z"],"approve":["crm-mcp/a"],"no_approval":["x/y"]},
         "mcp":{"resources":["crm-mcp/note:*"],"prompts":["x/*"],"completion":["*"],"sampling":["crm-mcp"],"elicitation":["x"],
         "elicitation_url":["x"],"roots":["crm-mcp"],"tasks":["crm-mcp"],"logging":["crm-mcp"]},
-        "data_classes":{"allow":["a"],"deny":["secrets"]},"groups":[{"name":"crm","risk":"low","tools":["x/*"]}],
+        "data_classes":{"allow":["a"],"deny":["secrets"],"redact":["credentials"]},"groups":[{"name":"crm","risk":"low","tools":["x/*"]}],
         "model":{"require_proxy_receipts":false,"on_bypass":"halt"},
         "token":{"cst_max_ttl_seconds":9,"require_scope_hash":false,"policy_hash_pinning":"optional"}}}}"#;
     let empty = r#"{"policy_version":"1","policy_id":"p","issuer_did":"did:x","allowed_models":[],"allowed_providers":[],
         "required_audit_packs":[],"redaction_rules":[],"egress_allowlist":[],"metadata":{"clawguard.v1":{"listen":[],
-        "egress":[],"tools":{"allow":[],"deny":[],"approve":[],"no_approval":[]},"data_classes":{"allow":[],"deny":[]},
+        "egress":[],"tools":{"allow":[],"deny":[],"approve":[],"no_approval":[]},"data_classes":{"allow":[],"deny":[],"redact":[]},
         "mcp":{"resources":[],"prompts":[],"completion":[],"sampling":[],"elicitation":[],"elicitation_url":[],"roots":[],
         "tasks":[],"logging":[]},"groups":[],"model":{},"token":{}}}}"#;
     for text in [

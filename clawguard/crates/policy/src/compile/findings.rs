@@ -2,7 +2,9 @@
 
 use super::{Compiler, GUARD, places::Mediated};
 use crate::{
-    contract::{Form, Line, Mcp, Model, OnBypass, Profile, TokenRules, ToolLine, Tools},
+    contract::{
+        DataClass, DataClasses, Form, Handling, Line, Mcp, Model, OnBypass, Profile, TokenRules, ToolLine, Tools,
+    },
     finding::{Finding, Outcome},
     group::Risk,
     host,
@@ -97,14 +99,7 @@ impl Compiler<'_> {
             self.describe_mcp(mcp);
         }
         if let Some(classes) = &guard.data_classes {
-            let path = contract.form.data_classes();
-            let note = "arguments and results of MCP calls are looked through; what an agent sends to an endpoint of egress is \
-                        not read";
-            for (present, name) in [(classes.allow.is_some(), "allow"), (classes.deny.is_some(), "deny")] {
-                if present {
-                    self.found(format!("{path}.{name}"), Outcome::Gateway, note);
-                }
-            }
+            self.describe_data(classes);
         }
         let mut findings = self.findings.take().unwrap_or_default();
         for path in &contract.empty {
@@ -209,6 +204,43 @@ impl Compiler<'_> {
                 OnBypass::Halt => "told, and the group all of the agent is killed",
             };
             self.found(format!("{GUARD}.model.on_bypass"), Outcome::Daemon, note);
+        }
+    }
+
+    fn describe_data(&mut self, classes: &DataClasses) {
+        let path = self.contract.form.data_classes();
+        let read = "arguments and results of MCP calls are looked through; what an agent sends to an endpoint of egress is not \
+                    read";
+        for (present, name) in
+            [(classes.allow.is_some(), "allow"), (classes.deny.is_some(), "deny"), (classes.redact.is_some(), "redact")]
+        {
+            if present {
+                self.found(format!("{path}.{name}"), Outcome::Gateway, read);
+            }
+        }
+        for (i, name) in classes.allow.iter().flatten().enumerate() {
+            if name.parse::<DataClass>().is_err() {
+                let note =
+                    "no kind of data that can be told by its form: nothing is found to be of it, and it gives nothing";
+                self.found(format!("{path}.allow[{i}]"), Outcome::Recorded, note);
+            }
+        }
+        if classes.allow.is_some() {
+            let denied: Vec<_> = DataClass::ALL
+                .into_iter()
+                .filter(|class| classes.handling(*class) == Handling::Denied)
+                .map(DataClass::label)
+                .collect();
+            if !denied.is_empty() {
+                let note = format!("of what can be told by its form, denied: {}", denied.join(", "));
+                self.found(format!("{path}.allow"), Outcome::Gateway, note);
+            }
+        }
+        for (i, class) in classes.redact.iter().flatten().enumerate() {
+            if classes.handling(*class) == Handling::Denied {
+                let note = "denied, whatever else is said";
+                self.found(format!("{path}.redact[{i}]"), Outcome::Gateway, note);
+            }
         }
     }
 

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use claw::{Value, time::Instant};
 
-use super::{Error, Mcp, OpenClaw, TokenRules, Tools, object, registered::GUARD, tools::patterns};
+use super::{DataClasses, Error, Mcp, OpenClaw, TokenRules, Tools, object, registered::GUARD, tools::patterns};
 use crate::{
     group::{Class, Group, Risk},
     name::HostPattern,
@@ -158,15 +158,6 @@ impl OnBypass {
             Self::Halt => "halt",
         }
     }
-}
-
-/// `data_classes`: what kinds of data calls may carry.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct DataClasses {
-    /// These.
-    pub allow: Option<Vec<String>>,
-    /// Not these.
-    pub deny: Option<Vec<String>>,
 }
 
 pub(super) const NO_HOST: &str =
@@ -343,16 +334,5 @@ impl Model {
         };
         fields.end()?;
         Ok(Self { require_proxy_receipts, provider: None, on_bypass })
-    }
-}
-
-impl DataClasses {
-    pub(super) fn read(mut fields: Fields<'_>) -> Result<Self, Error> {
-        let mut classes = |name| -> Result<Option<Vec<String>>, Error> {
-            Ok(fields.texts(name)?.map(|names| names.into_iter().map(str::to_owned).collect()))
-        };
-        let found = Self { allow: classes("allow")?, deny: classes("deny")? };
-        fields.end()?;
-        Ok(found)
     }
 }

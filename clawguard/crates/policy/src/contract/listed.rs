@@ -24,7 +24,7 @@ pub(super) fn read(mut fields: Fields<'_>) -> Result<Contract, Error> {
     }
     let guard = &mut contract.guard;
     guard.tools = Some(tools);
-    guard.data_classes = object(&mut fields, "data_classes", DataClasses::read)?;
+    guard.data_classes = object(&mut fields, "data_classes", DataClasses::read_listed)?;
     guard.model = object(&mut fields, "model_egress", model)?;
     guard.token = object(&mut fields, "token_constraints", TokenRules::read)?;
     fields.end()?;

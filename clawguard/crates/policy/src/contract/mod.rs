@@ -8,6 +8,7 @@
 //!
 //! Every field must be known and of its kind, in all of them.
 
+mod data;
 mod empty;
 mod guard;
 mod listed;
@@ -19,7 +20,8 @@ mod tools;
 
 use claw::Value;
 
-pub use guard::{DataClasses, Egress, GroupSpec, Guard, Listen, Model, OnBypass, Protocol, To};
+pub use data::{DataClass, DataClasses, Handling, NotADataClass};
+pub use guard::{Egress, GroupSpec, Guard, Listen, Model, OnBypass, Protocol, To};
 pub use mcp::{Line, Mcp};
 pub use registered::Allowed;
 pub use token::TokenRules;

@@ -1,12 +1,15 @@
 //! Everything that is neither an endpoint nor a tool.
 
-use std::{collections::BTreeMap, fmt::Display};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Display,
+};
 
 use claw::{Hash, time::Instant, token::LONGEST_LIFE};
 
 use super::{ChangeKind, Changes};
 use crate::{
-    contract::{Contract, DataClasses, Lifetime, Model, TokenRules},
+    contract::{Contract, DataClass, DataClasses, Lifetime, Model, TokenRules},
     read::short,
 };
 
@@ -21,12 +24,7 @@ pub(super) fn of(changes: &mut Changes, old: &Contract, new: &Contract) {
     changes.flag("unix_sockets", "unix sockets", old.guard.unix_sockets, new.guard.unix_sockets);
     token(changes, old.guard.token, new.guard.token);
     model(changes, old, new);
-    let none = DataClasses::default();
-    let (was, is) =
-        (old.guard.data_classes.as_ref().unwrap_or(&none), new.guard.data_classes.as_ref().unwrap_or(&none));
-    grants(changes, "data_classes.allow", "data of the class", was.allow.as_deref(), is.allow.as_deref());
-    let (was, is) = (was.deny.iter().flatten(), is.deny.iter().flatten());
-    changes.list("data_classes.deny", "the denial of data of the class", true, was.map(|s| &**s), is.map(|s| &**s));
+    data(changes, old, new);
     foreign(changes, old, new);
 }
 
@@ -119,6 +117,33 @@ fn model(changes: &mut Changes, old: &Contract, new: &Contract) {
     for (name, value) in &old.model_rules {
         if !new.model_rules.iter().any(|(other, _)| other == name) {
             changes.push(ChangeKind::Widens, *name, format!("no longer restricts model calls to {value}"));
+        }
+    }
+}
+
+/// Told by what becomes of each class, whichever list says so.
+fn data(changes: &mut Changes, old: &Contract, new: &Contract) {
+    const DATA: &str = "data_classes";
+    let none = DataClasses::default();
+    let (was, is) =
+        (old.guard.data_classes.as_ref().unwrap_or(&none), new.guard.data_classes.as_ref().unwrap_or(&none));
+    for class in DataClass::ALL {
+        let (was, is) = (was.handling(class), is.handling(class));
+        if was != is {
+            let kind = if is > was { ChangeKind::Narrows } else { ChangeKind::Widens };
+            changes.push(kind, DATA, format!("changes what becomes of {class} from {} to {}", was.label(), is.label()));
+        }
+    }
+    // Names of no known class give nothing.
+    let unknown = |classes: &DataClasses| -> BTreeSet<String> {
+        let names = classes.allow.iter().flatten().filter(|name| name.parse::<DataClass>().is_err());
+        names.map(|name| short(name)).collect()
+    };
+    let (was, is) = (unknown(was), unknown(is));
+    for (names, text) in [(is.difference(&was), "adds"), (was.difference(&is), "takes away")] {
+        for name in names {
+            let text = format!("{text} {name}, which is no class that can be told by its form");
+            changes.push(ChangeKind::Changes, "data_classes.allow", text);
         }
     }
 }
