@@ -1,15 +1,15 @@
-//! The DNS guard's addresses: by which of them a question comes, the kernel tells whose it is.
+//! The gateway's addresses, for names and for tools: by which of them somebody comes, the kernel tells who it is.
 
 use crate::{Addr, MAX_JOBS};
 
 /// The port of DNS.
 pub const DNS_PORT: u16 = 53;
-/// First two bytes of the addresses at which the guard listens: `127.67.0.0/16`.
+/// First two bytes of the addresses at which the gateway listens: `127.67.0.0/16`.
 const NET: [u8; 2] = [127, 67];
 
 const _: () = assert!(MAX_JOBS <= 1 << 16, "a job's slot must fit two bytes of an address");
 
-/// The guard's address for a job: only the job itself can send there.
+/// The gateway's address for a job: only the job itself can send there.
 #[inline(always)]
 #[must_use]
 pub const fn address(job: u32) -> Addr {
@@ -27,7 +27,7 @@ pub const fn caller(port: u16, udp: bool) -> u32 {
 /// How many callers there can be.
 pub const MAX_CALLERS: u32 = 2 << 16;
 
-/// The job for which an address is the guard's.
+/// The job for which an address is the gateway's.
 #[inline(always)]
 #[must_use]
 pub const fn job(addr: Addr) -> Option<u32> {

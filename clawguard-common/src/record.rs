@@ -140,8 +140,12 @@ pub struct Host {
     pub killed: Groups,
     /// Port of the DNS guard; 0 while there is none.
     pub guard_port: u64,
-    /// [`Job::key`] of the job whose sockets answer there.
+    /// [`Job::key`] of the job whose sockets answer there: the gateway's.
     pub guard_key: u64,
+    /// TCP port of loopback at which agents look for the MCP gateway; 0 while there is none.
+    pub tools_port: u64,
+    /// TCP port at which it listens, at [`guard::address`](crate::guard::address) for each job. Its sockets are `guard_key`'s.
+    pub tools_at: u64,
 }
 
 /// An agent's state, memory mapped.
@@ -613,7 +617,7 @@ pub struct Stamped {
 
 /// Both sides were built for these sizes.
 const _: () = {
-    assert!(size_of::<Host>() == 88);
+    assert!(size_of::<Host>() == 104);
     assert!(size_of::<Agent>() == 32);
     assert!(size_of::<Job>() == 88);
     assert!(size_of::<PolicyHead>() == 56);

@@ -1,9 +1,10 @@
-//! The way to the DNS guard: whatever resolver a managed task asks, the guard answers, and the task does not notice.
+//! The way to the gateway. Whatever resolver a managed task asks, the DNS guard answers, and the task does not notice; and whoever
+//! calls own loopback at the port for tools has called the MCP gateway.
 //!
-//! The guard's address tells it which job asks; only that job's packets pass to it ([`crate::verdict`]).
+//! The gateway's address tells it which job asks; only that job's packets pass to it ([`crate::verdict`]).
 
 use aya_ebpf::{bindings::bpf_sock_addr, macros::cgroup_sock_addr, programs::SockAddrContext};
-use clawguard_common::{Addr, Hook, Stamp, guard, job};
+use clawguard_common::{Addr, Hook, Host, Stamp, guard, job, protocol};
 
 use crate::{
     address::destination,
@@ -11,8 +12,11 @@ use crate::{
     maps::{HOST, JOBS, STAMPS},
 };
 
-/// Sends a question to the guard instead, and notes whom it was meant for. Answers whether the call may go on: there is a guard,
-/// and a way to it from this socket.
+/// `localhost` as programs write it; only this is the way to the MCP gateway, and the rest of `127.0.0.0/8` is the job's.
+const LOCALHOST: Addr = Addr::from_v4(u32::from_ne_bytes([127, 0, 0, 1]));
+
+/// Sends a question to the guard instead, and notes whom it was meant for; and a call of the MCP gateway to where that listens for
+/// this job. Answers whether the call may go on: there is a guard, and a way to it from this socket.
 #[inline(always)]
 pub(crate) fn redirect(ctx: &SockAddrContext, stamp: &mut Stamp, hook: Hook) -> bool {
     let Some(host) = HOST.get(0) else { return false };
@@ -22,6 +26,9 @@ pub(crate) fn redirect(ctx: &SockAddrContext, stamp: &mut Stamp, hook: Hook) -> 
         // What was sent to the guard once comes here again, where an IPv6 socket sends over IPv4.
         if u64::from(port) != host.guard_port {
             stamp.resolver.port = 0;
+        }
+        if u64::from(port) == host.tools_port && matches!(hook, Hook::Connect4 | Hook::Connect6) {
+            to_tools(ctx, stamp, host, hook);
         }
         return true;
     }
@@ -50,6 +57,29 @@ pub(crate) fn redirect(ctx: &SockAddrContext, stamp: &mut Stamp, hook: Hook) -> 
         (*ctx.sock_addr).user_port = u32::from(port.to_be());
     }
     true
+}
+
+/// Sends a connection to the MCP gateway's address for its job. From `::1` too, where it becomes one over IPv4, as IPv6 sockets
+/// may have them: there is one `::1` only, and no telling who comes by it.
+#[inline(always)]
+fn to_tools(ctx: &SockAddrContext, stamp: &Stamp, host: &Host, hook: Hook) {
+    let meant = destination(ctx, hook).as_destination();
+    // SAFETY: the verifier knows the context.
+    let tcp = unsafe { (*ctx.sock_addr).protocol } == u32::from(protocol::TCP);
+    let here = meant == LOCALHOST || meant == Addr::LOOPBACK6;
+    if !tcp || !here || JOBS.get(stamp.job).is_none_or(|job| job.flags & (job::GATEWAY | job::CANARY) != 0) {
+        return;
+    }
+    let [.., to] = guard::address(stamp.job).0;
+    // SAFETY: the verifier knows the context, and which of its words this kind of hook may write.
+    unsafe {
+        if matches!(hook, Hook::Connect4) {
+            (*ctx.sock_addr).user_ip4 = to;
+        } else {
+            write6(ctx.sock_addr, Addr::from_v4(to));
+        }
+        (*ctx.sock_addr).user_port = u32::from((host.tools_at as u16).to_be());
+    }
 }
 
 /// Whether a socket is the guard's own.

@@ -56,7 +56,7 @@ pub(crate) struct Verdict {
     /// Slot of the contract.
     pub(crate) policy: u32,
     pub(crate) reason: Reason,
-    /// Allowed because both ends are the job's own, or one is the DNS guard's.
+    /// Allowed because both ends are the job's own, or one is the gateway's.
     pub(crate) own: bool,
     pub(crate) observe: bool,
     pub(crate) canary: bool,
@@ -261,28 +261,31 @@ fn is_guard(host: &Host, remote: &Endpoint) -> bool {
     u64::from(remote.port) == host.guard_port && (guard::job(remote.addr).is_some() || remote.addr == Addr::LOOPBACK6)
 }
 
-/// Whose socket must be at the other end of a loopback flow that no rule names: the job's own; the DNS guard's at the address
-/// at which it serves this job; and at the guard's side that of the job whose address was asked.
+/// Whether the gateway serves jobs at a port, each at its own address.
+#[inline(always)]
+fn serves(host: &Host, port: u16, udp: bool) -> bool {
+    port != 0 && (u64::from(port) == host.guard_port || (!udp && u64::from(port) == host.tools_at))
+}
+
+/// Whose socket must be at the other end of a loopback flow that no rule names: the job's own; the gateway's at the address
+/// at which it serves this job; and at the gateway's side that of the job whose address was asked.
 #[inline(always)]
 fn own_peer(verdict: &Verdict, host: &Host, flow: &Flowing) -> u64 {
-    if host.guard_port == 0 {
-        return verdict.job_key;
-    }
-    if u64::from(flow.remote.port) == host.guard_port
+    let udp = flow.remote.protocol == protocol::UDP;
+    if serves(host, flow.remote.port, udp)
         && let Some(job) = guard::job(flow.remote.addr)
     {
         return if job == verdict.job { host.guard_key } else { 0 };
     }
-    let udp = flow.remote.protocol == protocol::UDP;
-    if verdict.job_key == host.guard_key && u64::from(flow.local_port) == host.guard_port {
-        if flow.remote.addr == Addr::LOOPBACK6 {
+    if verdict.job_key == host.guard_key && serves(host, flow.local_port, udp) {
+        if flow.remote.addr == Addr::LOOPBACK6 && u64::from(flow.local_port) == host.guard_port {
             let asker = CALLERS.get(guard::caller(flow.remote.port, udp)).and_then(|slot| JOBS.get(*slot as u32));
             return asker.map_or(0, |job| job.key);
         }
         let asker = guard::job(flow.ends.local).and_then(|slot| JOBS.get(slot));
         return asker.map_or(0, |job| job.key);
     }
-    if u64::from(flow.remote.port) == host.guard_port && flow.remote.addr == Addr::LOOPBACK6 {
+    if host.guard_port != 0 && u64::from(flow.remote.port) == host.guard_port && flow.remote.addr == Addr::LOOPBACK6 {
         return host.guard_key;
     }
     verdict.job_key

@@ -202,6 +202,15 @@ impl Core {
         }
     }
 
+    /// The MCP gateway listens: what managed tasks want of own loopback at the port of `[mcp]` goes there from now on.
+    fn tools_listen(&mut self, at: u16) {
+        let gateway = self.jobs.values().find(|job| job.agent.as_str() == crate::GATEWAY && !job.over);
+        match gateway {
+            Some(job) => self.fence.set_tools(self.config.mcp.port, at, job.enrolled.key),
+            None => tracing::error!("an MCP gateway that is no job of this daemon's is not used"),
+        }
+    }
+
     /// Ends the gateway, with everything that it is doing, because nobody can say that it does what it was told. Whoever started
     /// it starts it again. Answers whether that could be done.
     pub(crate) fn kill_gateway(&mut self, why: &str) -> bool {
@@ -426,6 +435,10 @@ fn tell(shared: &Shared, ask: Ask) -> Told {
         }
         Ask::Guard { port } => {
             shared.lock().guard_listens(port);
+            Told::Noted
+        }
+        Ask::Tools { port } => {
+            shared.lock().tools_listen(port);
             Told::Noted
         }
         Ask::Caller { port, udp } => Told::Caller(shared.lock().fence.caller(port, udp)),

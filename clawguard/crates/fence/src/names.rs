@@ -224,14 +224,32 @@ impl Fence {
 
     /// Tells the kernel where the DNS guard answers, and whose sockets do. Port 0: nobody does.
     pub fn set_guard(&self, port: u16, key: u64) {
+        self.announce(key, [(offset_of!(Host, guard_port), u64::from(port))]);
+    }
+
+    /// Tells the kernel at which TCP port of loopback agents look for the MCP gateway, and at which port it listens, by the
+    /// sockets of the same job that guards names. Port 0: nobody does.
+    pub fn set_tools(&self, port: u16, at: u16, key: u64) {
+        let at = u64::from(at);
+        self.announce(key, [(offset_of!(Host, tools_at), at), (offset_of!(Host, tools_port), u64::from(port))]);
+    }
+
+    /// Writes where the gateway serves. Nobody is sent to the port of one gateway in the name of another.
+    fn announce<const N: usize>(&self, key: u64, ports: [(usize, u64); N]) {
         let host = &self.maps.host;
-        let now = (host.get(0, offset_of!(Host, guard_port)), host.get(0, offset_of!(Host, guard_key)));
-        if now == (u64::from(port), key) {
+        let another = host.get(0, offset_of!(Host, guard_key)) != key;
+        if !another && ports.iter().all(|(word, port)| host.get(0, *word) == *port) {
             return;
         }
-        host.set(0, offset_of!(Host, guard_port), 0);
-        host.set(0, offset_of!(Host, guard_key), key);
-        host.set(0, offset_of!(Host, guard_port), u64::from(port));
+        if another {
+            for word in [offset_of!(Host, tools_port), offset_of!(Host, tools_at), offset_of!(Host, guard_port)] {
+                host.set(0, word, 0);
+            }
+            host.set(0, offset_of!(Host, guard_key), key);
+        }
+        for (word, port) in ports {
+            host.set(0, word, port);
+        }
         self.raise_generation();
     }
 

@@ -51,9 +51,9 @@ pub(crate) fn run(words: &[&str]) -> anyhow::Result<()> {
                 println!("{kind} {to} {}", if *kind == "tcp" { tcp(to, "hello") } else { udp(to, "hello") });
             }
         }
-        ["each-line"] => {
+        ["each-line", text @ ..] => {
             for line in io::stdin().lock().lines() {
-                println!("tcp {}", tcp(line?.parse()?, "x"));
+                println!("tcp {}", tcp(line?.parse()?, text.first().unwrap_or(&"x")));
             }
         }
         ["talk", to] => talk(to.parse()?)?,
