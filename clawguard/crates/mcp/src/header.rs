@@ -4,7 +4,7 @@
 //! What the gateway does not compare it does not pass on: [`mirrored`] makes the headers for a server from the message that was
 //! judged.
 
-use std::net::Ipv4Addr;
+use std::{collections::HashSet, net::Ipv4Addr};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 
@@ -237,10 +237,9 @@ pub fn params(tool: &Json) -> Result<Vec<Param>, NotAHeader> {
         let mut path = Vec::new();
         reachable(schema, &mut path, &mut found)?;
     }
-    for (i, param) in found.iter().enumerate() {
-        if found[..i].iter().any(|known| known.header.eq_ignore_ascii_case(&param.header)) {
-            return Err(NotAHeader("that another one equals"));
-        }
+    let mut names = HashSet::new();
+    if !found.iter().all(|param| names.insert(param.header.to_ascii_lowercase())) {
+        return Err(NotAHeader("that another one equals"));
     }
     Ok(found)
 }

@@ -188,7 +188,7 @@ impl Json {
     /// What [`Json::write`] writes.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
-        let mut bytes = Vec::new();
+        let mut bytes = Vec::with_capacity(256);
         self.write(&mut bytes);
         bytes
     }

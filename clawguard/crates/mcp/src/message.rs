@@ -302,7 +302,7 @@ impl Message {
     /// What [`Message::write`] writes.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
-        let mut bytes = Vec::new();
+        let mut bytes = Vec::with_capacity(512);
         self.write(&mut bytes);
         bytes
     }

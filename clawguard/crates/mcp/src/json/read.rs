@@ -73,17 +73,10 @@ pub fn parse(bytes: &[u8]) -> Result<Json, Flaw> {
 
 /// How many of the first bytes stand for themselves within a string: up to a quotation mark, a backslash or a control.
 pub(super) fn plain(bytes: &[u8]) -> usize {
-    const ONES: u64 = 0x0101_0101_0101_0101;
-    const HIGHS: u64 = ONES << 7;
-    // Eight bytes at once. Borrows run upwards, so that the lowest hit is right, and it is the one that is asked for.
     let (words, _) = bytes.as_chunks::<8>();
     let mut at = 0;
     for word in words {
-        let word = u64::from_le_bytes(*word);
-        let (quote, backslash) = (word ^ (ONES * 0x22), word ^ (ONES * 0x5c));
-        let control = word.wrapping_sub(ONES * 0x20) & !word;
-        let hits =
-            ((quote.wrapping_sub(ONES) & !quote) | (backslash.wrapping_sub(ONES) & !backslash) | control) & HIGHS;
+        let hits = hits(u64::from_le_bytes(*word));
         if hits != 0 {
             return at + hits.trailing_zeros() as usize / 8;
         }
@@ -91,6 +84,24 @@ pub(super) fn plain(bytes: &[u8]) -> usize {
     }
     let rest = &bytes[at..];
     at + rest.iter().position(|byte| matches!(byte, b'"' | b'\\' | 0..0x20)).unwrap_or(rest.len())
+}
+
+/// The same byte eight times.
+pub(super) const fn eight(byte: u8) -> u64 {
+    0x0101_0101_0101_0101 * byte as u64
+}
+
+/// Marks by its highest bit where eight bytes have this one. Borrows run upwards: only the lowest mark is sure to be right, and it
+/// is the one that is asked for.
+pub(super) const fn marks(word: u64, byte: u8) -> u64 {
+    let zero = word ^ eight(byte);
+    zero.wrapping_sub(eight(1)) & !zero & eight(0x80)
+}
+
+/// Marks quotation marks, backslashes and controls, likewise.
+pub(super) const fn hits(word: u64) -> u64 {
+    let control = word.wrapping_sub(eight(0x20)) & !word & eight(0x80);
+    marks(word, b'"') | marks(word, b'\\') | control
 }
 
 /// Whether a name is there for the second time.

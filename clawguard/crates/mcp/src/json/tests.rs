@@ -26,7 +26,8 @@ fn a_written_string_stands_on_one_line_for_every_reader() {
     );
     assert_eq!(read(&text.to_string()), text);
     let Some(text) = text.as_str() else { panic!("it was a string") };
-    for part in [text, &text.repeat(9), &format!("{text}{}", "x".repeat(99))] {
+    let shifted = (0..9).map(|by| format!("{}{text}", "x".repeat(by)));
+    for part in shifted.chain([text.repeat(9), format!("{text}{}", "é".repeat(99))]) {
         let json = Json::from(part);
         let written = json.to_string();
         assert!(!written.contains(|char: char| char.is_control() || matches!(char, '\u{2028}' | '\u{2029}')));
@@ -252,6 +253,15 @@ fn strings_end_where_they_end() {
     assert_eq!(read::plain(b"xx\\]xxxx"), 2);
     assert_eq!(read::plain(b"x\x1f xxxxx"), 1);
     assert_eq!(read::plain("éééééééé\"".as_bytes()), 16);
+}
+
+#[test]
+fn work_grows_with_the_text_and_no_faster() {
+    // Were the whole looked at again for each of its parts, this would take minutes.
+    let text = "\u{85}".repeat(1 << 20);
+    assert_eq!(Json::from(text).to_bytes().len(), 6 * (1 << 20) + 2);
+    let members: String = (0..100_000).map(|i| format!("\"{}\":0,", i * 7919 % 100_003)).collect();
+    assert!(parse(format!("{{{members}\"x\":0}}").as_bytes()).is_ok());
 }
 
 #[test]

@@ -2,7 +2,10 @@
 
 use claw::json::by_utf16;
 
-use super::{Json, Member};
+use super::{
+    Json, Member,
+    read::{eight, hits, marks, plain},
+};
 
 /// A digit of a hexadecimal number.
 const HEX: &[u8; 16] = b"0123456789abcdef";
@@ -85,7 +88,7 @@ fn string(text: &str, one_line: bool, into: &mut Vec<u8>) {
     let bytes = text.as_bytes();
     let mut rest = 0;
     while rest < bytes.len() {
-        let plain = if one_line { one_lined(&bytes[rest..]) } else { super::read::plain(&bytes[rest..]) };
+        let plain = if one_line { one_lined(&bytes[rest..]) } else { plain(&bytes[rest..]) };
         into.extend_from_slice(&bytes[rest..rest + plain]);
         rest += plain;
         let Some(char) = text[rest..].chars().next() else { break };
@@ -111,16 +114,24 @@ fn string(text: &str, one_line: bool, into: &mut Vec<u8>) {
 
 /// How many of the first bytes of a text stand for themselves within a string, and within a line for whoever reads lines.
 fn one_lined(bytes: &[u8]) -> usize {
-    let mut at = super::read::plain(bytes);
-    let mut from = 0;
-    // U+007F; U+0080 to U+009F (C2 80 to C2 9F); U+2028 and U+2029 (E2 80 A8 and E2 80 A9).
-    while let Some(next) = bytes[from..at].iter().position(|byte| matches!(byte, 0x7f | 0xc2 | 0xe2)) {
-        match bytes[from + next..] {
-            [0x7f, ..] | [0xc2, 0x80..=0x9f, ..] | [0xe2, 0x80, 0xa8 | 0xa9, ..] => at = from + next,
-            _ => from += next + 1,
+    let mut at = 0;
+    loop {
+        while let Some(word) = bytes[at..].first_chunk::<8>() {
+            let word = u64::from_le_bytes(*word);
+            let hits = hits(word) | marks(word, 0x7f) | word & eight(0x80);
+            if hits != 0 {
+                at += hits.trailing_zeros() as usize / 8;
+                break;
+            }
+            at += 8;
+        }
+        match bytes[at..] {
+            [] | [b'"' | b'\\' | 0..0x20 | 0x7f, ..] => return at,
+            // U+0080 to U+009F, U+2028 and U+2029.
+            [0xc2, 0x80..=0x9f, ..] | [0xe2, 0x80, 0xa8 | 0xa9, ..] => return at,
+            _ => at += 1,
         }
     }
-    at
 }
 
 /// Writes a number for hashing: as ECMAScript prints the double, if that is the very number that stands there.
