@@ -8,7 +8,7 @@
 //! | `setsockopt` | cgroup root | no option that would send what the packet hooks cannot judge |
 //! | `egress`, `ingress` | managed cgroups | the authority: every packet, whatever sent it |
 //! | `depth` | nowhere | tells the daemon how deep the cgroup root lies that it sees |
-//! | `sweep` | iterator | lists the stamped sockets, for a kill to find them |
+//! | `sweep_tcp`, `sweep_udp` | iterators | list the stamped sockets of a network namespace, for a kill to find them |
 //!
 //! One function decides for all of them: [`verdict::judge`]. Whatever fails, denies.
 #![allow(clippy::needless_pass_by_value, reason = "the entry points have the shape that aya's macros call")]

@@ -48,7 +48,8 @@ pub struct Fence {
     places: Places,
     maps: Maps,
     programs: HashMap<Hook, OwnedFd>,
-    sweep: OwnedFd,
+    /// The iterators over TCP's and UDP's sockets.
+    sweeps: [OwnedFd; 2],
     /// How many levels below the kernel's own root the cgroup root lies that this process sees.
     depth: u32,
     cpus: usize,
@@ -117,7 +118,9 @@ impl Fence {
         }
         let mut ebpf = loader.load(object)?;
         let programs = load_programs(&mut ebpf)?;
-        let sweep = load_sweep(&mut ebpf)?;
+        let btf = Btf::from_sys_fs().map_err(|source| Error::Load(source.into()))?;
+        let sweeps =
+            [load_sweep(&mut ebpf, &btf, "sweep_tcp", "tcp")?, load_sweep(&mut ebpf, &btf, "sweep_udp", "udp")?];
         let depth = depth(&mut ebpf, &places.cgroup_root)?;
         let maps = Maps::take(&mut ebpf)?;
         let interval = events::interval(&maps)?;
@@ -133,7 +136,7 @@ impl Fence {
             places,
             maps,
             programs,
-            sweep,
+            sweeps,
             depth,
             interval,
         };
@@ -447,14 +450,12 @@ fn load_programs(ebpf: &mut aya::Ebpf) -> Result<HashMap<Hook, OwnedFd>, Error> 
     Ok(loaded)
 }
 
-fn load_sweep(ebpf: &mut aya::Ebpf) -> Result<OwnedFd, Error> {
-    const NAME: &str = "sweep";
-    let failed = |source| Error::Program { program: NAME, source: Box::new(source) };
-    let btf = Btf::from_sys_fs().map_err(|source| Error::Load(source.into()))?;
-    let program = ebpf.program_mut(NAME).ok_or(Error::ObjectLacks(NAME))?;
-    let Program::Iter(iterator) = program else { return Err(Error::ObjectLacks(NAME)) };
-    iterator.load("bpf_sk_storage_map", &btf).map_err(failed)?;
-    owned(program, NAME)
+fn load_sweep(ebpf: &mut aya::Ebpf, btf: &Btf, name: &'static str, of: &str) -> Result<OwnedFd, Error> {
+    let failed = |source| Error::Program { program: name, source: Box::new(source) };
+    let program = ebpf.program_mut(name).ok_or(Error::ObjectLacks(name))?;
+    let Program::Iter(iterator) = program else { return Err(Error::ObjectLacks(name)) };
+    iterator.load(of, btf).map_err(failed)?;
+    owned(program, name)
 }
 
 /// How many levels below the kernel's own root the cgroup root lies that this process sees: 0 outside containers.

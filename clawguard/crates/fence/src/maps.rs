@@ -140,7 +140,6 @@ pub(crate) struct Maps {
     pub(crate) decisions: MapData,
     pub(crate) totals: MapData,
     pub(crate) lost: MapData,
-    pub(crate) stamps: MapData,
     pub(crate) events: RingBuf<MapData>,
 }
 
@@ -173,7 +172,6 @@ impl Maps {
             decisions: take("DECISIONS")?,
             totals: take("TOTALS")?,
             lost: take("LOST")?,
-            stamps: take("STAMPS")?,
             events,
         })
     }

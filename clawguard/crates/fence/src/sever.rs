@@ -4,7 +4,7 @@ use std::{
     collections::{HashMap, HashSet},
     io,
     mem::offset_of,
-    os::fd::AsFd,
+    path::Path,
     time::{Duration, Instant},
 };
 
@@ -54,14 +54,38 @@ const ELSEWHERE: Duration = Duration::from_secs(5);
 const ROUNDS: usize = 3;
 
 impl Fence {
-    /// Every stamped socket of the host, in every network namespace.
+    /// Every stamped socket that a network namespace has a way to, in every namespace in which a process lives: what is in no other
+    /// one any more may send nothing, and nobody waits for it.
     ///
     /// # Errors
     ///
-    /// If the kernel does not run the iterator.
+    /// If the kernel does not run the iterators in this process's own namespace.
     pub(crate) fn stamped(&self) -> io::Result<Vec<Stamped>> {
-        let mut file = bpf::iterate(self.sweep.as_fd(), self.maps.stamps.fd())?;
-        bpf::read_all(&mut file)
+        let mut found = self.stamped_here()?;
+        let until = Instant::now() + ELSEWHERE;
+        let own = NetNs::open(Path::new("/proc/thread-self/ns/net"))?.id()?;
+        for namespace in netns::all()? {
+            if Instant::now() > until {
+                break;
+            }
+            if namespace.id().is_ok_and(|id| id == own) {
+                continue;
+            }
+            match namespace.run(|| self.stamped_here()) {
+                Ok(more) => found.extend(more),
+                Err(error) => tracing::warn!(%error, "sockets of a network namespace could not be listed"),
+            }
+        }
+        Ok(found)
+    }
+
+    /// The same of this thread's namespace.
+    fn stamped_here(&self) -> io::Result<Vec<Stamped>> {
+        let mut found = Vec::new();
+        for sweep in &self.sweeps {
+            found.append(&mut bpf::read_all(&mut bpf::iterate(sweep)?)?);
+        }
+        Ok(found)
     }
 
     /// Ends the live flows that are chosen, in every network namespace; listeners stay. Their packets must be denied

@@ -666,28 +666,22 @@ pub fn map_entries<K: Plain + Default, V: Plain + Default>(map: impl AsFd) -> io
     }
 }
 
-#[repr(C)]
-struct IterMap {
-    map_fd: u32,
-}
-
-/// Runs an iterator program over a map's elements; what the program writes is read from the file.
+/// Runs an iterator program over all that its kind of iterator has; what the program writes is read from the file.
 ///
 /// # Errors
 ///
 /// If the kernel refuses.
-pub fn iterate(program: impl AsFd, map: impl AsFd) -> io::Result<File> {
-    let target = IterMap { map_fd: map.as_fd().as_raw_fd() as u32 };
+pub fn iterate(program: impl AsFd) -> io::Result<File> {
     let mut attributes = LinkCreate {
         prog_fd: program.as_fd().as_raw_fd() as u32,
         target_fd: 0,
         attach_type: BPF_TRACE_ITER,
         flags: 0,
-        iter_info: std::ptr::from_ref(&target) as u64,
-        iter_info_len: size_of::<IterMap>() as u32,
+        iter_info: 0,
+        iter_info_len: 0,
         pad: 0,
     };
-    // SAFETY: `target` lives until the call returns.
+    // SAFETY: no pointers.
     let link = unsafe { open(LINK_CREATE, &mut attributes) }?;
     let mut attributes = [link.as_raw_fd() as u32, 0];
     // SAFETY: no pointers.
