@@ -53,7 +53,8 @@ pub(crate) fn run(words: &[&str]) -> anyhow::Result<()> {
         }
         ["each-line", text @ ..] => {
             for line in io::stdin().lock().lines() {
-                println!("tcp {}", tcp(line?.parse()?, text.first().unwrap_or(&"x")));
+                let said = tcp(line?.parse()?, text.first().unwrap_or(&"x"));
+                println!("tcp {}", said.lines().next().unwrap_or_default());
             }
         }
         ["talk", to] => talk(to.parse()?)?,
