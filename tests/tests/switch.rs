@@ -272,7 +272,7 @@ fn groups_that_only_the_gateway_tells_apart_are_killed_and_stay_so() {
     world.start();
     world.use_contract(
         "a",
-        json!({ "egress": [{ "host": "crm.example", "tls": false }], "groups": [{ "name": "far", "tools": ["x/y"] }] }),
+        json!({ "tools": { "allow": ["crm/*"] }, "groups": [{ "name": "far", "tools": ["crm/get_*"] }] }),
     );
     for group in ["far", "mcp:crm", "tool:crm/DeleteCase"] {
         let answer = world.json(&["kill", group, "--reason", "test"]);
