@@ -11,7 +11,7 @@ use std::{
 };
 
 use claw::Hash;
-use clawguard_common::{Reason, protocol, side};
+use clawguard_common::{Addr, Reason, protocol, side};
 use control::channel::{Answer, Ask, LONGEST, Named, Question, Told};
 use evidence::chain::Kind;
 use fence::{AgentName, JobId};
@@ -108,10 +108,11 @@ impl Gateway {
     }
 }
 
-/// The contract that the gateway itself is held to: whoever may scrape the metrics may come in, and it reaches the registries.
+/// The contract that the gateway itself is held to: whoever may scrape the metrics may come in, and it reaches the registries and
+/// the MCP servers.
 ///
-/// A registry that is named by an address, or whose addresses the host fixes, is opened at those alone; for any other name its
-/// port is open everywhere but in the special ranges, and so are the host's resolvers.
+/// What is named by an address, or whose addresses the host fixes, is opened at those alone; for any other name its port is open
+/// everywhere but in the special ranges, and so are the host's resolvers. That agents come to it is no rule's: the kernel knows.
 fn contract(config: &Config) -> Policy {
     let listen = config.metrics.listen;
     let from: &[(IpAddr, u8)] = match listen.ip() {
@@ -136,11 +137,20 @@ fn contract(config: &Config) -> Policy {
         .iter()
         .map(|(ip, bits)| rule(side::LISTEN, protocol::TCP, listen.port(), range(*ip, *bits), Reason::Allowed))
         .collect();
-    for url in [&config.registry.clawcontrols, &config.registry.clawscope].into_iter().flatten() {
-        let Some((_, port)) = config::place(url) else { continue };
-        let fixed = config.addresses_of(url);
+    let registries =
+        [&config.registry.clawcontrols, &config.registry.clawscope].into_iter().flatten().filter_map(|url| {
+            let (_, port) = config::place(url)?;
+            Some((port, config.addresses_of(url).into_iter().map(net::addr).collect()))
+        });
+    let facts = config.facts();
+    let servers = facts.mcp_servers.iter().filter_map(|server| {
+        let (_, port) = server.endpoint.as_ref()?;
+        Some((*port, facts.places(server).map(|(addr, _)| addr).collect()))
+    });
+    let reached: Vec<(u16, Vec<Addr>)> = registries.chain(servers).collect();
+    for (port, fixed) in reached {
         let open = |range, reason| rule(side::EGRESS, protocol::TCP, port, range, reason);
-        rules.extend(fixed.iter().map(|address| open(range(*address, 128), Reason::Allowed)));
+        rules.extend(fixed.iter().map(|addr| open(Cidr { addr: *addr, bits: 128 }, Reason::Allowed)));
         if fixed.is_empty() {
             rules.push(open(Cidr::V4, Reason::Allowed));
             rules.push(open(range(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 0), Reason::Allowed));

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, env, fs, path::Path};
 
 use control::calls::{ServerRules, Upstream};
-use policy::{host::At, tool::NamePattern};
+use policy::{net, tool::NamePattern};
 
 use super::{Config, Server, Text};
 
@@ -96,11 +96,7 @@ impl Server {
                 return Err(format!("the header {name} is the gateway's own to set"));
             }
         }
-        let addresses = match self.fact().endpoint {
-            Some((At::Address(address), _)) => vec![address],
-            Some((At::Name(name), _)) => config.hosts.get(&Text(name)).cloned().unwrap_or_default(),
-            None => Vec::new(),
-        };
+        let addresses = config.facts().places(&self.fact()).map(|(addr, _)| net::ip(addr)).collect();
         let ca = self
             .ca
             .as_deref()
