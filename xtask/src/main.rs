@@ -7,6 +7,7 @@ mod demo;
 mod fuzz;
 mod mutants;
 mod package;
+mod parties;
 mod setup;
 mod shell;
 mod test;

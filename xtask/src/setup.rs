@@ -12,7 +12,10 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use crate::shell::{call, cargo, command, has, output, root, target};
+use crate::{
+    parties,
+    shell::{call, cargo, command, has, output, root, target},
+};
 
 /// What tests and the demo call, and the packages that bring it.
 const TOOLS: [(&str, &str); 18] = [
@@ -67,6 +70,7 @@ pub(crate) fn everything() -> Result<()> {
 pub(crate) fn run() -> Result<()> {
     everything()?;
     prometheus()?;
+    parties::install()?;
     println!("ready: `cargo build`, `cargo xtask demo`, `cargo xtask test`");
     Ok(())
 }

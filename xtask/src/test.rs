@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 
 use crate::{
-    fuzz, setup,
+    fuzz, parties, setup,
     shell::{call, cargo, command, must_be_root, target},
 };
 
@@ -28,6 +28,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     must_be_root("test")?;
     setup::everything()?;
     setup::prometheus()?;
+    parties::install()?;
     build()?;
     if arguments.more.is_empty() {
         fuzz::briefly()?;
