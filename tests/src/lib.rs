@@ -6,11 +6,13 @@
 
 mod far;
 mod machine;
+mod mcp;
 mod names;
 pub mod registry;
 mod world;
 
 pub use far::Far;
 pub use machine::Machine;
+pub use mcp::McpServer;
 pub use names::{RESOLVER, RESOLVER6};
 pub use world::{Identity, Outside, Run, Service, World, built, copy, evil4, evil6, probe_path};

@@ -10,6 +10,7 @@ mod names;
 mod raw;
 mod storm;
 mod tls;
+mod tools;
 
 use std::process::ExitCode;
 
@@ -22,6 +23,7 @@ fn main() -> ExitCode {
         ["storm", count, open, shut, gone] => storm::run(count, open, shut, gone),
         ["names", rest @ ..] => names::run(rest),
         ["tls", rest @ ..] => tls::run(rest),
+        ["tools", rest @ ..] => tools::run(rest),
         ["attack-names", id, marker] => attacks_names::run(id, marker),
         ["attacks-names"] => {
             for attack in attacks_names::TABLE {

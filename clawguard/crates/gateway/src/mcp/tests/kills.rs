@@ -37,7 +37,7 @@ async fn killed(group: &str) {
         tokio::spawn(async move { world.call(&session, "slow", json!({})).await })
     };
     world.eventually("the call runs", |world| world.heard("tools/call").len() == 1).await;
-    world.daemon.change(|rules| drop(rules.killed.insert(group.into())));
+    world.daemon.change(|rules| rules.killed.extend([group.to_owned()]));
     let got = running.await.unwrap();
     let answer = got.last();
     assert_eq!((&answer["id"], &answer["result"]["isError"]), (&json!(7), &json!(true)), "{group}");
@@ -70,7 +70,7 @@ async fn the_kill_of_one_tool_spares_the_others_and_is_said_to_whoever_listens()
     let headers = [("accept", "text/event-stream"), ("mcp-session-id", session.as_str())];
     let (status, _, mut stream) = world.open(Method::GET, "/s/crm/mcp", &headers, "").await;
     assert_eq!(status, 200);
-    world.daemon.change(|rules| drop(rules.killed.insert("tool:crm/slow".into())));
+    world.daemon.change(|rules| rules.killed.extend(["tool:crm/slow".to_owned()]));
     let frame = tokio::time::timeout(Duration::from_secs(5), stream.frame()).await.unwrap().unwrap().unwrap();
     let text = String::from_utf8(frame.into_data().unwrap().to_vec()).unwrap();
     assert!(text.contains("notifications/tools/list_changed"), "{text}");
