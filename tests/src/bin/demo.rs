@@ -6,13 +6,15 @@
 
 use std::{fs, thread, time::Duration};
 
-use e2e::{Identity::Nobody, World};
-use serde_json::json;
+use e2e::{Identity::Nobody, McpServer, World};
+use serde_json::{Value, json};
 
 const CRM: &str = "203.0.113.10:443";
 const CHAT: &str = "203.0.113.20:443";
 const MODEL: &str = "203.0.113.66:443";
 const ELSEWHERE: &str = "203.0.113.99:443";
+const MCP: &str = "127.0.0.1:3901";
+const TOOLS: &str = "http://127.0.0.1:9480/s/crm-mcp/mcp";
 
 fn heading(text: &str) {
     println!("\n\x1b[1m{text}\x1b[0m");
@@ -47,6 +49,61 @@ fn agent_tries(world: &World, name: &str, to: &str, expected: &str) {
     println!("  agent -> {:40} {meaning}", format!("{name} ({to})"));
 }
 
+/// What a tool answered, in a line.
+fn answered(answer: &str) -> String {
+    let answer: Value = serde_json::from_str(answer).unwrap_or_else(|error| panic!("{error}: {answer}"));
+    let text = answer["result"]["content"][0]["text"].as_str().or_else(|| answer["error"]["message"].as_str());
+    text.unwrap_or_else(|| panic!("{answer}")).to_owned()
+}
+
+/// The agent calls a tool; what it was answered is shown and must have this in it.
+fn agent_calls(world: &World, tool: &str, expected: &str) {
+    let run = world.agent("crm-agent", Nobody, &["tools", "call", TOOLS, tool, r#"{"id":7}"#]).ok();
+    let said = answered(&run.out);
+    assert!(said.contains(expected), "{tool}: {said}");
+    println!("  agent -> {tool:12} {said}");
+}
+
+/// Tools, by the same contract: allowed, not there, held for a person, taken away.
+fn tools(world: &World, server: &McpServer) {
+    heading("5. Tools: the same contract, at the only way that the kernel leaves to the MCP server");
+    let listed = world.agent("crm-agent", Nobody, &["tools", "list", TOOLS]).ok().out;
+    println!("  agent: tools/list   {listed}");
+    agent_calls(world, "get_case", "did get_case");
+    agent_calls(world, "delete_case", "Unknown tool");
+    let direct = world.agent("crm-agent", Nobody, &["tcp", MCP, "x"]).out;
+    assert_eq!(direct, "EPERM");
+    println!("  agent -> {MCP} (the server itself): refused at connect(): EPERM");
+    let mut held =
+        world.agent_on("crm-agent", Nobody, &["tools", "call", TOOLS, "update_case", r#"{"id":7,"state":"closed"}"#]);
+    let pending = || world.json(&["approvals"]);
+    world.eventually("a call waits for a person", |world| {
+        world.json(&["approvals"]).to_string().contains("update_case")
+    });
+    clawguard(world, &["approvals"]);
+    let id = id_of(&pending());
+    clawguard(world, &["approve", &id]);
+    println!("  agent -> update_case  {}", answered(&held.line()));
+    clawguard(world, &["kill", "mcp:crm-mcp", "--reason", "the MCP server is misused"]);
+    agent_calls(world, "get_case", "killed");
+    clawguard(world, &["restore", "mcp:crm-mcp", "--reason", "demo is over"]);
+    agent_calls(world, "get_case", "did get_case");
+    assert!(!server.called().iter().any(|tool| tool == "delete_case"));
+    println!("  the server heard of   {}", server.called().join(" "));
+}
+
+/// The first approval's id, wherever it stands.
+fn id_of(value: &Value) -> String {
+    match value {
+        Value::Array(items) => items.iter().map(id_of).find(|id| !id.is_empty()).unwrap_or_default(),
+        Value::Object(members) => match members.get("id").and_then(Value::as_str) {
+            Some(id) => id.to_owned(),
+            None => members.values().map(id_of).find(|id| !id.is_empty()).unwrap_or_default(),
+        },
+        _ => String::new(),
+    }
+}
+
 fn main() {
     let mut world = World::new();
     let file = |world: &World, name: &str| world.directory.join(name).to_str().unwrap().to_owned();
@@ -60,6 +117,8 @@ fn main() {
     let did = made["did"].as_str().unwrap().to_owned();
     println!("  $ clawguard keygen --out /key.jwk\n    {did}");
     world.trust(&did);
+    let server = McpServer::start(MCP);
+    world.configure(&server.configuration("crm-mcp", "low"));
     let payload = json!({ "policy_version": "1", "policy_id": "crm-agent", "issuer_did": did, "metadata": { "clawguard.v1": {
         "sequence": 1,
         "not_after": "2100-01-01T00:00:00Z",
@@ -67,6 +126,7 @@ fn main() {
             { "host": "crm.example", "tls": false, "class": "write", "groups": ["crm"] },
             { "host": "chat.example", "tls": false, "groups": ["channel"] },
         ],
+        "tools": { "allow": ["crm-mcp/get_*"], "approve": ["crm-mcp/update_case"] },
         "groups": [{ "name": "crm", "risk": "low" }],
     } } });
     fs::write(&plain, serde_json::to_string_pretty(&payload).unwrap()).unwrap();
@@ -106,13 +166,20 @@ fn main() {
     agent_tries(&world, "crm.example", CRM, "ok");
     drop((crm, chat));
 
-    heading("5. The evidence");
+    tools(&world, &server);
+
+    heading("6. The evidence");
     thread::sleep(Duration::from_millis(1500));
     let metrics = world.http_get("127.0.0.1:9477", "/metrics");
-    let told = ["clawguard_egress_decisions_total", "clawguard_bypass_alerts_total", "clawguard_kill_flips_total"];
+    let told = [
+        "clawguard_egress_decisions_total",
+        "clawguard_bypass_alerts_total",
+        "clawguard_kill_flips_total",
+        "clawguard_mcp_calls_total",
+    ];
     let lines: Vec<&str> = metrics.lines().filter(|line| told.iter().any(|name| line.starts_with(name))).collect();
     assert!(!lines.is_empty());
-    show("curl -s 127.0.0.1:9477/metrics | grep -E 'decisions|bypass|flips'", &lines.join("\n"));
+    show("curl -s 127.0.0.1:9477/metrics | grep -E 'decisions|bypass|flips|calls'", &lines.join("\n"));
     clawguard(&world, &["audit", "verify"]);
 
     drop(world);
