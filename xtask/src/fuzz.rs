@@ -16,7 +16,8 @@ use crate::{
     shell::{call, cargo, command, root, target},
 };
 
-const TARGETS: [&str; 7] = ["json", "envelope", "wpc", "token", "question", "hello", "hello_differential"];
+const TARGETS: [&str; 9] =
+    ["json", "envelope", "wpc", "token", "question", "hello", "hello_differential", "message", "sse"];
 
 /// Seconds for which each target runs in the tests.
 const BRIEF: u64 = 10;
