@@ -482,6 +482,24 @@ mod tests {
     }
 
     #[test]
+    fn records_that_are_written_at_once_are_a_whole_chain_with_its_checkpoints() {
+        let path = directory("batch");
+        let (mut log, _) = open(&path, 20_000);
+        let bodies: Vec<Value> = (0..1000).map(|n| json!({ "n": n })).collect();
+        log.append_all(Kind::Call, &bodies).unwrap();
+        log.append_all::<Value>(Kind::Call, &[]).unwrap();
+        write(&mut log, 1);
+        let verifier = verify(&path).unwrap();
+        assert_eq!(verifier.head().next, log.records());
+        assert!(verifier.checkpoints() >= 3 && files(&path).unwrap().len() > 1);
+        // What the disk refuses waits, in its order.
+        log.file = File::open(path.join(name(1))).unwrap();
+        assert!(log.append_all(Kind::Call, &bodies[..3]).is_err());
+        assert_eq!(log.owed(), 3);
+        fs::remove_dir_all(path).unwrap();
+    }
+
+    #[test]
     fn many_writers_share_a_sync_and_every_acknowledged_record_is_there() {
         let path = directory("group");
         let (log, _) = open(&path, 1 << 20);

@@ -367,3 +367,130 @@ pub(crate) fn tell(shared: &Shared, ask: Ask) -> Told {
         _ => Told::Unrecorded("there is no such question".into()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use control::calls::Decision;
+
+    use super::*;
+
+    fn call(number: u64) -> Box<Call> {
+        Box::new(Call {
+            number,
+            slot: 1,
+            key: 7,
+            session: "s".into(),
+            reported: None,
+            server: "crm".into(),
+            method: "tools/call".into(),
+            tool: "get".into(),
+            arguments_hash: "h".into(),
+            arguments: None,
+            decision: Decision::Allowed,
+            reason: "allowed".into(),
+            rule: Some("tools.allow[0]".into()),
+            risk: "low".into(),
+            class: "read".into(),
+            approval: None,
+            contract: "c".into(),
+            token: None,
+            definition: None,
+            count: 1,
+            alert: None,
+        })
+    }
+
+    fn ended(number: u64) -> Ended {
+        Ended {
+            number,
+            status: "ok".into(),
+            duration_us: 5,
+            bytes_in: 1,
+            bytes_out: 2,
+            classes: BTreeMap::from([("card".into(), 1)]),
+        }
+    }
+
+    fn statuses(past: &[Past]) -> Vec<(u64, Option<&str>)> {
+        let number = |past: &Past| past.call.as_ref().map_or(0, |call| call.number);
+        past.iter().map(|past| (number(past), past.ended.as_ref().map(|ended| ended.status.as_str()))).collect()
+    }
+
+    #[test]
+    fn a_call_is_recorded_when_it_ends_or_was_not_made() {
+        let calls = Calls::default();
+        let (_, under_way) = calls.opened();
+        assert_eq!(under_way.sort(vec![Called::Begun(call(1)), Called::Begun(call(2))]), []);
+        let past = under_way.sort(vec![Called::Ended(ended(2)), Called::Refused(call(3))]);
+        assert_eq!(statuses(&past), [(2, Some("ok")), (3, None)]);
+        // In one batch too.
+        let past = under_way.sort(vec![Called::Begun(call(4)), Called::Ended(ended(4))]);
+        assert_eq!(statuses(&past), [(4, Some("ok"))]);
+        // What never began is told all the same.
+        assert_eq!(statuses(&under_way.sort(vec![Called::Ended(ended(9))])), [(0, Some("ok"))]);
+    }
+
+    #[test]
+    fn what_a_gateway_was_making_when_it_went_is_recorded_as_unknown() {
+        let calls = Calls::default();
+        let ((one, first), (two, second)) = (calls.opened(), calls.opened());
+        first.sort(vec![Called::Begun(call(2)), Called::Begun(call(1)), Called::Begun(call(3))]);
+        first.sort(vec![Called::Ended(ended(3))]);
+        second.sort(vec![Called::Begun(call(5))]);
+        assert_eq!(statuses(&calls.closed(one)), [(1, Some(UNKNOWN)), (2, Some(UNKNOWN))]);
+        assert_eq!(calls.closed(one), []);
+        assert_eq!(statuses(&calls.all_closed()), [(5, Some(UNKNOWN))]);
+        assert_eq!(calls.closed(two), []);
+    }
+
+    #[test]
+    fn what_is_remembered_of_calls_has_bounds_and_nothing_goes_without_a_record() {
+        let under_way = UnderWay::default();
+        let begin = |number| under_way.sort(vec![Called::Begun(call(number))]);
+        for number in 0..MOST as u64 {
+            assert_eq!(begin(number), []);
+        }
+        assert_eq!(statuses(&begin(MOST as u64)), [(MOST as u64, Some(UNKNOWN))]);
+        // A number that is given anew stands for the later call.
+        assert_eq!(statuses(&begin(0)), [(0, Some(UNKNOWN))]);
+        let under_way = UnderWay::default();
+        let long = |number| Box::new(Call { arguments: Some("x".repeat(LONGEST_ARGUMENTS)), ..*call(number) });
+        for number in 0..(MOST_ARGUMENTS / LONGEST_ARGUMENTS + 1) as u64 {
+            under_way.sort(vec![Called::Begun(long(number))]);
+        }
+        let kept =
+            |number| under_way.sort(vec![Called::Ended(ended(number))])[0].call.as_ref().unwrap().arguments.is_some();
+        assert!(kept(0) && !kept((MOST_ARGUMENTS / LONGEST_ARGUMENTS) as u64));
+    }
+
+    #[test]
+    fn no_text_of_a_call_is_longer_than_a_record_takes_it() {
+        let mut long = call(1);
+        (long.tool, long.reported) = ("\u{e4}".repeat(LONGEST + 1), Some("y".repeat(5000)));
+        long.arguments = Some("\u{e4}".repeat(LONGEST_ARGUMENTS));
+        let past = UnderWay::default().sort(vec![Called::Refused(long)]);
+        let call = past[0].call.as_ref().unwrap();
+        assert_eq!(call.tool, "\u{e4}".repeat(LONGEST) + "\u{2026}");
+        assert_eq!(call.reported.as_ref().unwrap().chars().count(), LONGEST + 1);
+        assert!(call.arguments.as_ref().unwrap().len() < LONGEST_ARGUMENTS + 4);
+        let mut many = ended(1);
+        many.classes = (0..1000).map(|i| (format!("{i}{}", "z".repeat(1000)), 1)).collect();
+        let past = UnderWay::default().sort(vec![Called::Ended(many)]);
+        let classes = &past[0].ended.as_ref().unwrap().classes;
+        assert!(classes.len() <= MOST_CLASSES && classes.keys().all(|class| class.chars().count() <= LONGEST + 1));
+    }
+
+    #[test]
+    fn a_record_says_everything_that_is_known_of_a_call() {
+        let owners = HashMap::from([(7, ("j".parse().unwrap(), "a".parse().unwrap()))]);
+        let (approvals, call, ended) = (Approvals::default(), call(1), ended(1));
+        let written = serde_json::to_value(record(&owners, &approvals, &call, Some(&ended))).unwrap();
+        assert_eq!(
+            written,
+            json!({ "agent": "a", "job": "j", "session": "s", "server": "crm", "method": "tools/call", "tool": "get",
+                "arguments_sha256": "h", "decision": "allowed", "reason": "allowed", "rule": "tools.allow[0]",
+                "risk": "low", "class": "read", "status": "ok", "duration_us": 5, "bytes_in": 1, "bytes_out": 2,
+                "data_classes": { "card": 1 }, "wpc_hash": "c" })
+        );
+    }
+}
