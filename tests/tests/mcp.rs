@@ -182,6 +182,24 @@ fn without_the_gateway_no_tool_is_reachable_and_the_daemon_starts_it_again() {
 }
 
 #[test]
+fn a_gateway_that_needs_too_much_memory_ends_and_lets_nothing_through() {
+    let (world, server) = world();
+    let pid = gateway(&world).unwrap();
+    server.clear();
+    // As the gateway's own user: root may lack the capability to set others' limits.
+    let nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "prlimit"];
+    let of = format!("--pid={pid}");
+    let limit = [&nobody[..], &[&of, "--data=1048576:1048576"]].concat();
+    world.outside_runs(&limit).ok();
+    let large = world.agent("a", Nobody, &["tools", "large", URL, "3000000"]);
+    assert_ne!(large.status, 0, "{large:?}");
+    assert_eq!(server.heard("initialize").len(), 0);
+    world.eventually("another gateway is there", |world| gateway(world).is_some_and(|new| new != pid));
+    serves(&world);
+    assert_eq!(text(&call(&world, "get_case")), "did get_case");
+}
+
+#[test]
 fn a_kill_does_not_wait_for_a_gateway_that_hangs_but_ends_it() {
     let (world, server) = world();
     let mut agent = world.agent_on("a", Nobody, &["tools", "calls", URL, "slow", "{}"]);

@@ -1,6 +1,6 @@
-//! The unprivileged gateway. In this version it answers the agents' questions for names, serves the metrics and asks registries;
-//! MCP and model traffic are to come here, because nothing of the kind belongs in a process with privileges. What it says opens
-//! nothing by itself: the daemon judges every word.
+//! The unprivileged gateway. It answers the agents' questions for names, is their only way to MCP servers, serves the metrics and
+//! asks registries, because nothing of the kind belongs in a process with privileges. What it says of names opens nothing by itself:
+//! the daemon judges every word. What it lets through to MCP servers it decides itself, by rules that the daemon gives it.
 #![forbid(unsafe_code)]
 
 mod channel;
@@ -13,6 +13,7 @@ use std::{path::PathBuf, sync::Arc};
 
 use anyhow::Context;
 use clap::Parser;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 /// What agents' resolvers and scrapers talk to; runs without privileges and inside the fence.
 #[derive(Parser)]
@@ -43,6 +44,7 @@ fn main() -> anyhow::Result<()> {
         runtime.shutdown_background();
         return spoken;
     }
+    set_limits().context("set the process's own limits")?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
     let ended = runtime.block_on(async {
         let daemon = Arc::new(channel::Channel::open(&arguments.channel).await.context("reach the daemon")?);
@@ -65,6 +67,17 @@ fn main() -> anyhow::Result<()> {
     // A stream that is being followed ends with the process, not the other way round.
     runtime.shutdown_background();
     ended
+}
+
+/// Bytes of memory that the gateway may have. Beyond, it ends: then nothing is let through, and the daemon starts it again.
+const MEMORY: u64 = 1 << 30;
+
+/// Every connection needs descriptors; and what many agents together send must not take the host's memory.
+fn set_limits() -> nix::Result<()> {
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, most, most)?;
+    let (_, most) = getrlimit(Resource::RLIMIT_DATA)?;
+    setrlimit(Resource::RLIMIT_DATA, MEMORY.min(most), MEMORY.min(most))
 }
 
 fn fetch() -> anyhow::Result<()> {

@@ -1,4 +1,4 @@
-//! An agent's MCP client, as small as one can be: `tools list URL`, `tools call URL NAME ARGUMENTS`, `tools raw URL SESSION BODY`.
+//! An agent's MCP client, as small as one can be: `tools list URL`, `tools call URL NAME ARGUMENTS` and so on.
 
 use std::{
     io::{Read, Write},
@@ -47,6 +47,11 @@ pub(crate) fn run(words: &[&str]) -> Result<()> {
                     Err(error) => println!("failed {error:#}"),
                 }
             }
+        }
+        ["large", url, bytes] => {
+            let name = "x".repeat(bytes.parse()?);
+            let hello = json!({ "jsonrpc": "2.0", "id": 0, "method": "initialize", "params": { "x": name } });
+            println!("{}", post(url, "", &hello)?.status);
         }
         ["raw", url, session, body] => {
             let answer = post(url, session, &serde_json::from_str(body)?)?;
