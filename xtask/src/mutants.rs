@@ -14,6 +14,7 @@ use std::{
     fs,
     hash::{Hash, Hasher},
     path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail};
@@ -30,6 +31,10 @@ pub(crate) struct Arguments {
     /// Skip the run if nothing changed since all of them were noticed.
     #[arg(long)]
     if_changed: bool,
+    /// Begin no other one after so many minutes, and say how many were not run. Which come first is another choice with every
+    /// change of the sources.
+    #[arg(long)]
+    minutes: Option<u64>,
 }
 
 struct Mutant {
@@ -56,9 +61,18 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     if mutants.is_empty() {
         bail!("no such mutant in tests/mutants");
     }
+    if arguments.minutes.is_some() {
+        mutants.sort_by_key(|mutant| digest(&[&sources, &mutant.name]));
+    }
+    let until = arguments.minutes.map(|minutes| Instant::now() + Duration::from_secs(60 * minutes));
     let tree = copy_sources()?;
-    let mut unnoticed = Vec::new();
+    let (mut run, mut unnoticed) = (0, Vec::new());
     for mutant in &mutants {
+        if until.is_some_and(|until| Instant::now() > until) {
+            println!("{} mutants were not run: the time is up (`cargo xtask mutants` runs all)", mutants.len() - run);
+            break;
+        }
+        run += 1;
         match noticed(&tree, mutant).with_context(|| mutant.name.clone())? {
             true => println!("noticed    {:32} {} ({} {})", mutant.name, mutant.breaks, mutant.suite, mutant.test),
             false => {
@@ -67,11 +81,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
             }
         }
     }
-    println!("{} mutants, {} noticed, {} not", mutants.len(), mutants.len() - unnoticed.len(), unnoticed.len());
+    println!("{run} mutants, {} noticed, {} not", run - unnoticed.len(), unnoticed.len());
     if !unnoticed.is_empty() {
         bail!("tests did not notice {}", unnoticed.join(", "));
     }
-    if arguments.names.is_empty() {
+    if arguments.names.is_empty() && run == mutants.len() {
         fs::write(&stamp, sources)?;
     }
     Ok(())
@@ -169,6 +183,12 @@ fn went_red(tested: &std::process::Output) -> Result<bool> {
         return Ok(false);
     }
     bail!("the test did not run:\n{said}\n{}", String::from_utf8_lossy(&tested.stderr))
+}
+
+fn digest(parts: &[&str]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    parts.hash(&mut hasher);
+    hasher.finish()
 }
 
 /// A digest of all sources; it only has to tell one state of this tree from another.
