@@ -57,7 +57,6 @@ fn python(place: &Path) -> Result<()> {
     let words = ["-m", "pip", "install", "--quiet", "--no-deps", "--only-binary", ":all:", "--target"];
     let mut pip = command("/usr/bin/python3", &words);
     pip.arg(place.join("python")).arg("--requirement").arg(lists().join("requirements.txt"));
-    // As it is under a directory, nobody's permissions are at stake.
     call(pip.env("PIP_ROOT_USER_ACTION", "ignore"))
 }
 
@@ -71,6 +70,7 @@ fn node(place: &Path) -> Result<()> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let path = std::env::join_paths(std::iter::once(binaries.clone()).chain(std::env::split_paths(&path)))?;
     let mut npm = command(binaries.join("node"), &[]);
-    npm.arg(place.join(NPM)).args(["ci", "--no-progress", "--loglevel", "error"]);
+    // `ci` would refuse a list in which an optional package of another platform is not to be had. What is listed is taken as listed.
+    npm.arg(place.join(NPM)).args(["install", "--no-save", "--no-progress", "--loglevel", "error"]);
     call(npm.current_dir(packages).env("PATH", path))
 }
