@@ -4,6 +4,7 @@
 //! Nothing here reads a clock, a file or a socket.
 #![forbid(unsafe_code)]
 
+pub mod classes;
 pub mod decide;
 pub mod definition;
 pub mod era;
