@@ -33,7 +33,7 @@ pub(crate) fn run() -> Vec<Line> {
     vec![Line::new("`clawguard run true` over plain `true`, p50", format!("{more:.1} ms"), "15 ms", more <= 15.0)]
 }
 
-fn status(pid: i32, field: &str) -> u64 {
+pub(crate) fn status(pid: i32, field: &str) -> u64 {
     let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = text.lines().find(|line| line.starts_with(field)).unwrap();
     line.split_whitespace().nth(1).unwrap().parse().unwrap()

@@ -37,6 +37,11 @@ impl Host {
         Self::of(world, limits)
     }
 
+    /// A host with more in its configuration.
+    pub(crate) fn with(more: &str) -> Self {
+        Self::of(World::new(), more)
+    }
+
     fn of(world: World, limits: &str) -> Self {
         let worker = world.directory.join("worker");
         e2e::copy(&std::env::current_exe().unwrap(), &worker);

@@ -10,6 +10,10 @@ mod daemon;
 mod far;
 mod host;
 mod identity;
+mod mcp;
+mod mcp_echo;
+mod mcp_http;
+mod mcp_worker;
 mod names;
 mod names_worker;
 mod switch;
@@ -33,7 +37,7 @@ impl Line {
 
 type Measurement = fn() -> Vec<Line>;
 
-const ALL: [(&str, Measurement); 16] = [
+const ALL: [(&str, Measurement); 19] = [
     ("connect", cost::connect),
     ("packet", cost::packet),
     ("stream", cost::stream),
@@ -50,6 +54,9 @@ const ALL: [(&str, Measurement); 16] = [
     ("first-byte", tls::first_byte),
     ("names", names::answers),
     ("look-ups", names::look_ups),
+    ("mcp-calls", mcp::calls),
+    ("mcp-sessions", mcp::sessions),
+    ("mcp-kill", mcp::kill),
 ];
 
 fn main() {
@@ -57,7 +64,7 @@ fn main() {
     if words.first().is_some_and(|word| word == "worker") {
         return worker::main(&words[1..]);
     }
-    let unknown: Vec<&String> = words.iter().filter(|word| ALL.iter().all(|(name, _)| name != word)).collect();
+    let unknown: Vec<&String> = words.iter().filter(|word| ALL.iter().all(|(name, _)| !means(word, name))).collect();
     if !unknown.is_empty() {
         let known: Vec<&str> = ALL.iter().map(|(name, _)| *name).collect();
         eprintln!("bench: no measurement {unknown:?}; there are {}", known.join(" "));
@@ -66,7 +73,7 @@ fn main() {
     println!("| what | measured | promised | |\n|---|---|---|---|");
     let mut broken = 0;
     for (name, measure) in ALL {
-        if !words.is_empty() && !words.iter().any(|word| word == name) {
+        if !words.is_empty() && !words.iter().any(|word| means(word, name)) {
             continue;
         }
         // A network namespace belongs to a thread.
@@ -80,6 +87,11 @@ fn main() {
     if broken > 0 {
         eprintln!("bench: {broken} promises were not kept in this run");
     }
+}
+
+/// Whether a word means a measurement: by its name, or with others by what their names begin with.
+fn means(word: &str, name: &str) -> bool {
+    name.strip_prefix(word).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
 }
 
 /// The middle one.

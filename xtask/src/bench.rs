@@ -9,7 +9,7 @@ use crate::{
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// Only these measurements (all by default). `authority` kills the authority a thousand times.
+    /// Only these measurements (all by default); `mcp` means all that begin with it. `authority` kills the authority a thousand times.
     names: Vec<String>,
 }
 
@@ -24,6 +24,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let names: Vec<&String> = arguments.names.iter().filter(|name| *name != "authority").collect();
     if names.is_empty() && authority {
         return Ok(());
+    }
+    if names.is_empty() || names.iter().any(|name| name.starts_with("mcp")) {
+        setup::nginx()?;
     }
     call(&mut cargo(&[
         "build",

@@ -100,15 +100,25 @@ pub(crate) fn install(packages: &[&str]) -> Result<()> {
 ///
 /// Installed, the package would start a service and bring a dozen packages for its pages.
 pub(crate) fn prometheus() -> Result<()> {
-    let place = target().join("tools/prometheus");
-    if ["prometheus", "promtool"].iter().all(|tool| has(tool) || place.join("usr/bin").join(tool).is_file()) {
+    unpacked("prometheus", "usr/bin", &["prometheus", "promtool"])
+}
+
+/// nginx, which the MCP gateway is measured against, in the same way: `bench/src/mcp.rs` looks there.
+pub(crate) fn nginx() -> Result<()> {
+    unpacked("nginx", "usr/sbin", &["nginx"])
+}
+
+/// The tools of a package: the host's own, or Debian's unpacked under `target/`.
+fn unpacked(package: &str, below: &str, tools: &[&str]) -> Result<()> {
+    let place = target().join("tools").join(package);
+    if tools.iter().all(|tool| has(tool) || place.join(below).join(tool).is_file()) {
         return Ok(());
     }
-    println!("setup: unpacking Debian's Prometheus under {}", place.display());
+    println!("setup: unpacking Debian's {package} under {}", place.display());
     if !has("apt-get") || !has("dpkg") {
-        bail!("this host has no Debian packages; put prometheus and promtool on the path by hand");
+        bail!("this host has no Debian packages; put {} on the path by hand", tools.join(" and "));
     }
-    let packages = BTreeSet::from(["prometheus".to_owned()]);
+    let packages = BTreeSet::from([package.to_owned()]);
     if unpack_packages(&packages, &place).is_err() {
         // Lists that are missing or old are the usual reason.
         call(&mut command("apt-get", &["update"]))?;
