@@ -65,6 +65,9 @@ fn a_return_ends_the_event_at_once() {
     let mut decoder = Decoder::new(100);
     assert_eq!(decoder.push(b"data: 1\r\n\r").unwrap(), [message("1")]);
     assert_eq!(decoder.push(b"\ndata: 2\r\n\r\n").unwrap(), [message("2")]);
+    // And what belongs to it and comes later ends nothing.
+    assert_eq!(decoder.push(b"data: 3\r").unwrap(), []);
+    assert_eq!(decoder.push(b"\ndata: 4\r\n\r\n").unwrap(), [message("3\n4")]);
     assert!(!decoder.is_amid());
     assert_eq!(decoder.push(b"data").unwrap(), []);
     assert!(decoder.is_amid());
