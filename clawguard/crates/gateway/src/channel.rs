@@ -85,6 +85,10 @@ impl Channel {
         let id = self.last.fetch_add(1, Ordering::Relaxed) + 1;
         let mut line = serde_json::to_string(&Question { id, ask }).map_err(io::Error::other)?;
         line.push('\n');
+        // The daemon would hang up.
+        if line.len() >= LONGEST {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "a question is too long for the daemon"));
+        }
         let place = self.lines.reserve().await.map_err(|_| hung_up())?;
         let (sender, receiver) = oneshot::channel();
         match lock(&self.waiting).as_mut() {

@@ -23,6 +23,9 @@ use super::{
     session::Session,
 };
 
+/// Bytes of arguments that a record has.
+const LONGEST_RECORDED: usize = 64 << 10;
+
 /// A request that was passed on and is not answered yet.
 pub(crate) struct Pending {
     pub(crate) kind: Kind,
@@ -77,6 +80,11 @@ impl Arguments {
     }
 }
 
+/// As much of a text as a record has, and a little more where there is more: so the daemon knows, and says, that it was cut.
+fn begin(text: &str) -> String {
+    text[..text.ceil_char_boundary((LONGEST_RECORDED + 1).min(text.len()))].to_owned()
+}
+
 impl Context {
     /// The record of a call.
     pub(crate) fn record(
@@ -98,7 +106,7 @@ impl Context {
             method: subject.method.into(),
             tool: subject.target.chars().take(256).collect(),
             arguments_hash: subject.arguments.hash.clone(),
-            arguments: subject.arguments.text.clone().filter(|_| self.standing.rules.record_arguments),
+            arguments: subject.arguments.text.as_deref().filter(|_| self.standing.rules.record_arguments).map(begin),
             decision,
             reason: reason.into(),
             rule: subject.judged.rule.as_deref().map(Into::into),

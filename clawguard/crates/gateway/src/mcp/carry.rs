@@ -9,7 +9,10 @@ use mcp::{
     json::{self, Json},
     message::{self, Id, Message, Outcome, Request},
 };
-use tokio::{sync::mpsc, time::sleep_until};
+use tokio::{
+    sync::mpsc,
+    time::{Duration, sleep_until, timeout},
+};
 
 use super::{
     answer,
@@ -21,6 +24,11 @@ use super::{
     stream::{Way, pump},
     upstream::{Arrivals, Arrived, Asked, Failure},
 };
+
+/// How long a server may take to take what it is told.
+const TELLING: Duration = Duration::from_secs(30);
+/// Events that a client may leave unread before its server is held up; each may be as long as a message.
+pub(crate) const MOST_UNREAD: usize = 4;
 
 /// What a server answered with, before it is read.
 pub(crate) struct Opened {
@@ -88,8 +96,12 @@ impl Context {
         Ok(Opened { status, arrivals, asked: None, session })
     }
 
-    /// Sends what is no request; what the server says to it is of no interest.
+    /// Sends what is no request; what the server says to it is of no interest, and is not waited for for ever.
     pub(crate) async fn tell(&self, session: &Session, message: &Message) -> Result<(), Failure> {
+        timeout(TELLING, self.tell_all(session, message)).await.unwrap_or(Err(Failure::Late))
+    }
+
+    async fn tell_all(&self, session: &Session, message: &Message) -> Result<(), Failure> {
         match &session.link {
             Link::Duplex(duplex) => duplex.tell(message).await,
             Link::Http => {
@@ -137,7 +149,7 @@ impl Context {
                         || (response.id.is_none() && matches!(response.outcome, Outcome::Error(_))) =>
                 {
                     let settled = self.settle(&session, &id, pending, response).await;
-                    answer::reply(status, &settled)
+                    answer::reply(passed_on(status), &settled)
                 }
                 _ => {
                     let cut = Cut::Failed(Failure::Garbage("it answered something else than the request".into()));
@@ -167,7 +179,7 @@ impl Context {
         if let Some(began) = &mut pending.began {
             began.begun.otherwise = "unknown";
         }
-        let (sender, receiver) = mpsc::channel(32);
+        let (sender, receiver) = mpsc::channel(MOST_UNREAD);
         let way = Way { arrivals, asked, first, session, id, pending };
         tokio::spawn(pump(self, way, sender));
         reply::events(receiver)
@@ -223,6 +235,15 @@ impl Context {
                 tracing::debug!(%failure, "a server was not told that a request is cancelled");
             }
         });
+    }
+}
+
+/// The HTTP status of a server's that its client gets: those that say something of the message. What a server says of who may
+/// ask is said to the gateway, not to its client.
+const fn passed_on(status: StatusCode) -> StatusCode {
+    match status {
+        StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND => status,
+        _ => StatusCode::OK,
     }
 }
 

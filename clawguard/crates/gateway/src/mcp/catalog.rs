@@ -21,8 +21,10 @@ use crate::channel::Channel;
 
 /// How long a list is good. Afterwards it is asked for anew before the next call: a server need not say that it changed.
 const GOOD: Duration = Duration::from_secs(60);
-/// Tools of one server; what is beyond is not shown.
+/// Tools of one server, and of one page; what is beyond is not shown.
 const MOST_TOOLS: usize = 4096;
+/// Bytes of a server's identity that a session keeps, to ask for it anew; with a longer one a new session is needed.
+const LONGEST_IDENTITY: usize = 64 << 10;
 
 /// What is known of a server's tools in one session.
 #[derive(Default)]
@@ -101,7 +103,7 @@ impl Catalog {
         let pin = ask(daemon, server, vec![definition.clone()]).await?.pop().unwrap_or(Pin::New);
         let mut listed = self.lock();
         listed.anew(pins);
-        listed.known = Some(definition);
+        listed.known = Some(definition).filter(|definition| definition.text.len() <= LONGEST_IDENTITY);
         listed.identity = Some(pin);
         Ok(pin)
     }
@@ -130,11 +132,12 @@ impl Catalog {
         tools: &[Json],
         daemon: &Channel,
     ) -> std::io::Result<HashMap<Box<str>, Defined>> {
-        let mut given: Vec<Given> = Vec::with_capacity(tools.len());
-        for tool in tools {
-            // What has no name is no tool; what comes twice counts once.
-            let Some(name) = definition::name(tool) else { continue };
-            if given.iter().any(|known| *known.name == *name) {
+        let mut given: Vec<Given> = Vec::new();
+        let mut names = HashSet::new();
+        for tool in tools.iter().take(MOST_TOOLS) {
+            // What has no name that anybody could allow is no tool; what comes twice counts once.
+            let Some(name) = definition::name(tool).filter(|name| name.len() <= definition::NAME) else { continue };
+            if !names.insert(name) {
                 continue;
             }
             // One whose headers would say what nobody can compare is not called.

@@ -15,14 +15,17 @@ use mcp::{
     message::code,
 };
 use sha2::{Digest, Sha256};
-use tokio::sync::watch;
+use tokio::{
+    sync::{SemaphorePermit, watch},
+    time::{Duration, timeout},
+};
 
 use super::{
     answer::{plain, reply},
     carry::read,
     context::Context,
     data::Data,
-    limits::Limits,
+    limits::{LARGE, Limits, Room},
     record::Recorder,
     reply::{Reply, SESSION},
     running::Running,
@@ -37,6 +40,8 @@ const TOKEN: HeaderName = HeaderName::from_static("x-clawguard-cst");
 const REPORTED: HeaderName = HeaderName::from_static("x-clawguard-session");
 /// Bytes of such a word that are kept.
 const LONGEST_REPORTED: usize = 128;
+/// How long a message may take to come, and to find a place.
+const READING: Duration = Duration::from_secs(30);
 
 /// All that requests share.
 pub(crate) struct Gate {
@@ -172,9 +177,15 @@ impl Gate {
                     let why = "Content-Type: application/json is expected";
                     return plain(StatusCode::UNSUPPORTED_MEDIA_TYPE, code::INVALID_REQUEST, why);
                 }
-                let body = match whole(body, context.limit()).await {
-                    Ok(body) => body,
-                    Err(refused) => return refused,
+                let room = self.limits.room(caller.slot);
+                // As long as it is answered, a large message takes the place of another one.
+                let (body, _large) = match timeout(READING, whole(body, context.limit(), &room)).await {
+                    Ok(Ok(body)) => body,
+                    Ok(Err(refused)) => return refused,
+                    Err(_) => {
+                        let why = "the message did not come in time";
+                        return plain(StatusCode::REQUEST_TIMEOUT, code::INVALID_REQUEST, why);
+                    }
                 };
                 context.bytes_in = body.len() as u64;
                 match read(&body) {
@@ -232,8 +243,13 @@ pub(crate) fn no_session(headers: &HeaderMap) -> Response<Reply> {
     }
 }
 
-/// The whole of a body, up to a limit.
-async fn whole(mut body: Incoming, limit: usize) -> Result<Bytes, Response<Reply>> {
+/// The whole of a body, up to a limit; and its place, if it is large.
+async fn whole(
+    mut body: Incoming,
+    limit: usize,
+    room: &Room,
+) -> Result<(Bytes, Option<SemaphorePermit<'_>>), Response<Reply>> {
+    let mut large = None;
     let mut all = BytesMut::new();
     let mut only: Option<Bytes> = None;
     while let Some(frame) = body.frame().await {
@@ -245,6 +261,9 @@ async fn whole(mut body: Incoming, limit: usize) -> Result<Bytes, Response<Reply
             let why = format!("a message has at most {limit} bytes ([limits] message_bytes)");
             return Err(plain(StatusCode::PAYLOAD_TOO_LARGE, code::INVALID_REQUEST, &why));
         }
+        if large.is_none() && all.len() + only.as_ref().map_or(0, Bytes::len) + data.len() > LARGE {
+            large = room.large.acquire().await.ok();
+        }
         match only.take() {
             None if all.is_empty() => only = Some(data),
             first => {
@@ -253,5 +272,5 @@ async fn whole(mut body: Incoming, limit: usize) -> Result<Bytes, Response<Reply
             }
         }
     }
-    Ok(only.unwrap_or_else(|| all.freeze()))
+    Ok((only.unwrap_or_else(|| all.freeze()), large))
 }

@@ -8,6 +8,7 @@ use std::{
 
 use control::calls::{Call, CallLimits, Called};
 use mcp::decide::Limit;
+use tokio::sync::Semaphore;
 
 use super::record::Recorder;
 
@@ -16,6 +17,13 @@ const MINUTE: Duration = Duration::from_secs(60);
 /// Jobs that are remembered; those of which nothing is under way are forgotten first.
 const MOST_JOBS: usize = 8192;
 
+/// Connections at once of one job: no job takes all places from the others.
+const MOST_CONNECTIONS: usize = 2048;
+/// Bytes beyond which a message is a large one.
+pub(crate) const LARGE: usize = 64 << 10;
+/// Large messages of one job that are in memory at once; more of them wait.
+const MOST_LARGE: usize = 64;
+
 /// Refusals by a limit that are recorded one by one before they are added up.
 const ONE_BY_ONE: u64 = 16;
 
@@ -23,6 +31,14 @@ const ONE_BY_ONE: u64 = 16;
 #[derive(Default)]
 pub(crate) struct Limits {
     jobs: Mutex<HashMap<u64, Counted>>,
+    /// By slot, so that it is known before anybody is asked. There are not many.
+    rooms: Mutex<HashMap<u32, Arc<Room>>>,
+}
+
+/// What the connections of one slot share.
+pub(crate) struct Room {
+    pub(crate) connections: Arc<Semaphore>,
+    pub(crate) large: Semaphore,
 }
 
 struct Counted {
@@ -84,6 +100,16 @@ impl Limits {
             counted.under_way += 1;
             Ok(Place { limits: Arc::clone(self), key, session: false })
         })
+    }
+
+    /// What the connections of a slot share.
+    pub(crate) fn room(&self, slot: u32) -> Arc<Room> {
+        let mut rooms = self.rooms.lock().unwrap_or_else(PoisonError::into_inner);
+        let fresh = || {
+            let connections = Arc::new(Semaphore::new(MOST_CONNECTIONS));
+            Arc::new(Room { connections, large: Semaphore::new(MOST_LARGE) })
+        };
+        Arc::clone(rooms.entry(slot).or_insert_with(fresh))
     }
 
     /// Counts a session.

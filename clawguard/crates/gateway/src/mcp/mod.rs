@@ -127,23 +127,24 @@ async fn accept(listener: &TcpListener, gate: &Arc<Gate>, known: &watch::Receive
                 continue;
             }
         };
+        let Some(slot) = stream.local_addr().ok().and_then(slot) else {
+            tracing::warn!("somebody outside of every job called the MCP gateway");
+            continue;
+        };
+        // Whoever has so many is hung up on, and takes no place from others.
+        let Ok(room) = Arc::clone(&gate.limits.room(slot).connections).try_acquire_owned() else { continue };
         let (gate, known) = (Arc::clone(gate), known.clone());
         tokio::spawn(async move {
-            if let Some(caller) = caller(&stream, &gate, known).await {
+            if let Some(caller) = caller(slot, &gate, known).await {
                 speak(stream, caller, gate).await;
             }
-            drop(place);
+            drop((place, room));
         });
     }
 }
 
 /// Whose connection it is. Nobody's is hung up on.
-async fn caller(stream: &TcpStream, gate: &Gate, mut known: watch::Receiver<u64>) -> Option<Caller> {
-    let at = stream.local_addr().ok()?;
-    let Some(slot) = slot(at) else {
-        tracing::warn!("somebody outside of every job called the MCP gateway");
-        return None;
-    };
+async fn caller(slot: u32, gate: &Gate, mut known: watch::Receiver<u64>) -> Option<Caller> {
     let (key, serial) = match gate.daemon.ask(Ask::Job { slot }).await {
         Ok(Told::Job(Some(job))) => job,
         _ => return None,

@@ -20,6 +20,8 @@ use crate::channel::Channel;
 
 /// What is told in one message; more waits for the next.
 const MOST_AT_ONCE: usize = 512;
+/// Bytes of arguments in one message.
+const MOST_ARGUMENTS: usize = 4 << 20;
 
 /// Why something is not recorded.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -101,7 +103,13 @@ impl Recorder {
             loop {
                 let batch = {
                     let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
-                    let rest = queue.len().min(MOST_AT_ONCE);
+                    let mut size = 0;
+                    let fits = |(called, _): &&(Called, _)| {
+                        let before = size;
+                        size += arguments(called);
+                        before <= MOST_ARGUMENTS
+                    };
+                    let rest = queue.iter().take(MOST_AT_ONCE).take_while(fits).count();
                     let later = queue.split_off(rest);
                     mem::replace(&mut *queue, later)
                 };
@@ -120,6 +128,14 @@ impl Recorder {
                 }
             }
         }
+    }
+}
+
+/// Bytes of arguments that are told with a call.
+fn arguments(called: &Called) -> usize {
+    match called {
+        Called::Begun(call) | Called::Refused(call) => call.arguments.as_ref().map_or(0, String::len),
+        Called::Ended(_) => 0,
     }
 }
 

@@ -74,7 +74,8 @@ impl Call {
     fn stands(&self, standing: &Standing) -> bool {
         standing.job(self.slot, self.key).is_some_and(|job| {
             let killed = [&standing.rules.killed, &job.rules.killed];
-            self.judged.killed(killed).is_none() && (job.rules.stopped.is_none() || job.rules.observe)
+            let in_force = job.rules.stopped.is_none() && job.contract.is_some();
+            self.judged.killed(killed).is_none() && (in_force || job.rules.observe)
         })
     }
 

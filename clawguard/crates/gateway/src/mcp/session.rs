@@ -10,7 +10,10 @@ use std::{
 use control::channel::Ask;
 use hyper::header::HeaderValue;
 use mcp::{decide::Judged, message::Id};
-use tokio::time::Instant;
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::Instant,
+};
 
 use super::{
     call::Pending,
@@ -25,6 +28,10 @@ use crate::channel::Channel;
 const IDLE: Duration = Duration::from_secs(4 * 3600);
 /// Requests of a server's that a client has not answered yet.
 const MOST_ASKED: usize = 64;
+/// Refusals on their way to a server at once.
+const MOST_REFUSALS: usize = 8;
+/// Calls of one session that wait for another stream.
+const MOST_KEPT: usize = 1024;
 /// Tasks of one session.
 const MOST_TASKS: usize = 1024;
 
@@ -48,6 +55,7 @@ pub(crate) struct Session {
     pub(crate) upstream: Option<HeaderValue>,
     pub(crate) catalog: Catalog,
     state: Mutex<State>,
+    refusals: Arc<Semaphore>,
     /// The stdio server that belongs to it alone, and who can stop it.
     process: Option<(String, Arc<Channel>)>,
     _place: Option<Place>,
@@ -93,6 +101,7 @@ impl Session {
                 tasks: HashMap::new(),
                 streams: 0,
             }),
+            refusals: Arc::new(Semaphore::new(MOST_REFUSALS)),
             process,
             _place: place,
         }
@@ -128,9 +137,17 @@ impl Session {
         self.lock().asked.remove(id)
     }
 
+    /// A place for the refusal of what the server asks, if it takes them in.
+    pub(crate) fn refusal(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.refusals).try_acquire_owned().ok()
+    }
+
     /// Keeps a call whose response may come by another stream.
     pub(crate) fn keep(&self, id: Id, pending: Pending) {
-        self.lock().pending.insert(id, pending);
+        let mut state = self.lock();
+        if state.pending.len() < MOST_KEPT {
+            state.pending.insert(id, pending);
+        }
     }
 
     /// The call to which a response belongs.

@@ -159,6 +159,10 @@ impl Job {
         let Some(terms) = &self.contract else {
             return Arc::new(GatewayPolicy::default().tool(server, tool).into());
         };
+        // Whoever calls chooses the name, and its length.
+        if tool.len() > mcp::definition::NAME {
+            return Arc::new(terms.policy.tool(server, tool).into());
+        }
         let key = (server.into(), tool.into());
         let mut kept = terms.kept.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = kept.get(&key) {

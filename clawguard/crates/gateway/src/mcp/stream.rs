@@ -19,7 +19,7 @@ use super::{
     answer,
     ask::{Kind, asked_back},
     call::Pending,
-    carry::{Cut, until},
+    carry::{Cut, MOST_UNREAD, until},
     context::Context,
     reply::{self, Reply, SESSION},
     session::{Link, Session},
@@ -45,6 +45,12 @@ fn event(id: Option<Box<str>>, retry: Option<u64>, message: Option<&Message>) ->
     // What is written is text.
     let data = String::from_utf8(data).unwrap_or_default();
     Event { id, event: None, data, retry }.to_bytes().into()
+}
+
+/// Passes an event on, to whoever reads; whether somebody still does is noticed elsewhere.
+async fn pass(out: &mpsc::Sender<Bytes>, event: Bytes) -> Result<(), Failure> {
+    let _ = out.send(event).await;
+    Ok(())
 }
 
 /// Passes on what comes for one request, up to its answer.
@@ -108,7 +114,11 @@ pub(crate) async fn pump(context: Arc<Context>, way: Way, out: mpsc::Sender<Byte
         };
         resumable |= arrived.id.is_some();
         match arrived.message {
-            None => drop(out.send(event(arrived.id, arrived.retry, None)).await),
+            None => {
+                if let Err(cut) = until(&pending, pass(&out, event(arrived.id, arrived.retry, None))).await {
+                    break cut;
+                }
+            }
             Some(Message::Response(response)) if response.id.as_ref() == Some(&id) => {
                 let settled = context.settle(&session, &id, pending, response).await;
                 drop(out.send(event(arrived.id, arrived.retry, Some(&settled))).await);
@@ -116,8 +126,11 @@ pub(crate) async fn pump(context: Arc<Context>, way: Way, out: mpsc::Sender<Byte
                 return;
             }
             Some(message) => {
-                if let Some(message) = context.inward(&session, message).await {
-                    drop(out.send(event(arrived.id, arrived.retry, Some(&message))).await);
+                if let Some(message) = context.inward(&session, message).await
+                    && let Err(cut) =
+                        until(&pending, pass(&out, event(arrived.id, arrived.retry, Some(&message)))).await
+                {
+                    break cut;
                 }
             }
         }
@@ -191,6 +204,8 @@ impl Context {
         if passes && session.ask(asked.id.clone()) {
             return Some(Message::Request(asked));
         }
+        // A server that asks faster than it hears the answers gets none.
+        let place = session.refusal()?;
         tracing::warn!(server = %self.whose.server, method = %asked.method, "a server asked what the contract does not give");
         let refusal = match &*asked.method {
             "elicitation/create" => {
@@ -206,6 +221,7 @@ impl Context {
             if let Err(failure) = context.tell(&session, &refusal).await {
                 tracing::debug!(%failure, "a server was not told that it may not ask");
             }
+            drop(place);
         });
         None
     }
@@ -242,7 +258,7 @@ impl Context {
                 }
             },
         };
-        let (sender, receiver) = mpsc::channel(32);
+        let (sender, receiver) = mpsc::channel(MOST_UNREAD);
         tokio::spawn(async move { self.relay(session, arrivals, sender).await });
         reply::events(receiver)
     }

@@ -1,6 +1,8 @@
 //! The gateway between a client and a server of its own, under a daemon that says what a test wants.
 
+mod back;
 mod calls;
+mod duplex;
 mod kills;
 mod lists;
 mod modern;

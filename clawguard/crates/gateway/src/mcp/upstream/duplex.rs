@@ -14,9 +14,11 @@ use tokio::sync::mpsc;
 use super::{Arrivals, Failure};
 
 /// Messages that wait to be taken by one reader.
-const MOST_WAITING: usize = 256;
+const MOST_WAITING: usize = 4;
 /// Messages that nobody has asked for and that wait for somebody to listen.
-const MOST_KEPT: usize = 64;
+const MOST_KEPT: usize = 16;
+/// Bytes that such a message may have.
+const LONGEST_KEPT: usize = 256 << 10;
 /// Requests under way at once.
 const MOST_REQUESTS: usize = 4096;
 
@@ -52,7 +54,7 @@ pub(crate) struct Asked {
 impl Duplex {
     /// A connection; what is to be written comes out of the receiver.
     pub(crate) fn new(limit: usize) -> (Arc<Self>, mpsc::Receiver<Vec<u8>>) {
-        let (out, written) = mpsc::channel(64);
+        let (out, written) = mpsc::channel(8);
         let state = State { last: 0, requests: HashMap::new(), listener: None, kept: VecDeque::new(), ended: None };
         (Arc::new(Self { state: Mutex::new(state), out, limit }), written)
     }
@@ -120,7 +122,7 @@ impl Duplex {
 
     /// What belongs to no request, from now on. Whoever listened before hears nothing more.
     pub(crate) fn listen(&self) -> Arrivals {
-        let (messages, receiver) = mpsc::channel(MOST_WAITING);
+        let (messages, receiver) = mpsc::channel(MOST_KEPT);
         let mut state = self.lock();
         for message in state.kept.drain(..) {
             // There is room for all that is kept.
@@ -166,7 +168,7 @@ impl Duplex {
                 }
             }),
         };
-        if to.is_none() {
+        if to.is_none() && message.to_bytes().len() <= LONGEST_KEPT {
             if state.kept.len() >= MOST_KEPT {
                 state.kept.pop_front();
             }

@@ -286,6 +286,7 @@ impl Http {
             }
         }
         let path = uri.path_and_query()?.as_str();
-        if path.starts_with('/') { path.parse().ok() } else { None }
+        // What begins with two slashes names a host.
+        if path.starts_with('/') && !path.starts_with("//") { path.parse().ok() } else { None }
     }
 }

@@ -32,7 +32,7 @@ pub(crate) enum Failure {
     #[error("the server refused with HTTP status {0}")]
     Status(u16),
     /// It was not started.
-    #[error("the server was not started: {0}")]
+    #[error("the server was not started")]
     NotStarted(String),
     /// It did not answer in time.
     #[error("the server did not answer in time")]
