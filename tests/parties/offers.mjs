@@ -1,63 +1,19 @@
 // What the reference server offers: the tools, resources and prompts that the conformance suite knows by name.
-import { createHmac } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { CLIENT_ERROR, Failure, form, given, needs, roots, said, sample, text, tool, unsealed, word } from './shapes.mjs'
+import { EXTENSION, TASK_METHODS, TASK_TOOLS } from './tasks.mjs'
 
 export const SERVER = { name: 'reference', version: '1.0.0' }
 export const CAPABILITIES = {
   tools: { listChanged: true }, prompts: { listChanged: true }, resources: { subscribe: true }, completions: {}, logging: {},
 }
-// The client lacks a capability that it takes.
-export const CLIENT_ERROR = -32021
-
-export class Failure extends Error {
-  constructor(code, message, data) {
-    super(message)
-    Object.assign(this, { code, data })
-  }
-}
+// The legacy era has nothing like it.
+export const EXTENSIONS = { extensions: { [EXTENSION]: {} } }
 
 const PNG = 'iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mP8z8BQDwAEhQGAhKmMIQAAAABJRU5ErkJggg=='
 const WAV = Buffer.from('RIFF$\0\0\0WAVEfmt \x10\0\0\0\x01\0\x01\0\x40\x1f\0\0\x80\x3e\0\0\x02\0\x10\0data\0\0\0\0', 'latin1').toString('base64')
-const text = (words) => ({ type: 'text', text: words })
 const image = { type: 'image', data: PNG, mimeType: 'image/png' }
 const embedded = (uri, mimeType, words) => ({ type: 'resource', resource: { uri, mimeType, text: words } })
-const said = (...content) => ({ content })
-
-// Asking a person, a model, or for roots.
-const form = (message, properties, required = Object.keys(properties)) => ({
-  method: 'elicitation/create',
-  params: { mode: 'form', message, requestedSchema: { type: 'object', properties, required } },
-})
-const sample = (words, maxTokens = 100) => ({
-  method: 'sampling/createMessage',
-  params: { messages: [{ role: 'user', content: text(words) }], maxTokens },
-})
-const roots = { method: 'roots/list', params: {} }
-
-// A state that only this server can have made.
-const KEY = 'not a secret: it only has to be the same twice'
-const sealed = (state) => `${state}.${createHmac('sha256', KEY).update(state).digest('hex')}`
-function unsealed(params) {
-  const { requestState } = params
-  if (requestState === undefined) return undefined
-  const state = requestState.split('.')[0]
-  if (sealed(state) !== requestState) throw new Failure(-32602, 'Invalid params: requestState was changed')
-  return state
-}
-const needs = (inputRequests, state) => ({
-  resultType: 'input_required', inputRequests, ...(state ? { requestState: sealed(state) } : {}),
-})
-// The answers, if each of these is there and is one.
-function given(params, ...keys) {
-  const answers = keys.map((key) => params.inputResponses?.[key])
-  return answers.every((answer) => answer !== null && typeof answer === 'object') ? answers : undefined
-}
-
-const tool = (description, call, properties = {}, required = []) => ({
-  description, call, inputSchema: { type: 'object', properties, required },
-})
-const word = { type: 'string' }
-
 async function elicited(context, properties) {
   const { params } = form('Please fill this in', properties, [])
   const { action, content } = await context.ask('elicitation/create', params)
@@ -196,6 +152,7 @@ export const TOOLS = {
     if (capabilities.roots) asked.roots = roots
     return needs(asked)
   }),
+  ...TASK_TOOLS,
 }
 
 const RESOURCES = {
@@ -224,7 +181,8 @@ const listed = (things, key, hidden) => Object.entries(things).map(([name, thing
 })
 
 export const METHODS = {
-  'server/discover': () => ({ supportedVersions: ['2026-07-28'], capabilities: CAPABILITIES }),
+  'server/discover': () => ({ supportedVersions: ['2026-07-28'], capabilities: { ...CAPABILITIES, ...EXTENSIONS } }),
+  ...TASK_METHODS,
   ping: () => ({}),
   'logging/setLevel': () => ({}),
   'resources/subscribe': () => ({}),

@@ -5,14 +5,18 @@
 import { createServer } from 'node:http'
 import { randomUUID } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { CAPABILITIES, CLIENT_ERROR, Failure, METHODS, SERVER, TOOLS } from './offers.mjs'
+import { CAPABILITIES, METHODS, SERVER, TOOLS } from './offers.mjs'
+import { CLIENT_ERROR, Failure } from './shapes.mjs'
+import { TASK_METHODS } from './tasks.mjs'
 
 const LEGACY = ['2025-11-25', '2025-06-18', '2025-03-26']
 const MODERN = '2026-07-28'
 const META = 'io.modelcontextprotocol/'
 // What the modern era has no more, and what the legacy one did not have.
 const LEGACY_ONLY = ['ping', 'logging/setLevel', 'resources/subscribe', 'resources/unsubscribe']
+const MODERN_ONLY = ['server/discover', ...Object.keys(TASK_METHODS)]
 const NAMED = { 'tools/call': 'name', 'prompts/get': 'name', 'resources/read': 'uri' }
+for (const method of Object.keys(TASK_METHODS)) NAMED[method] = 'taskId'
 const CACHEABLE = ['server/discover', 'tools/list', 'prompts/list', 'resources/list', 'resources/templates/list', 'resources/read']
 
 const sessions = new Map()
@@ -153,7 +157,7 @@ function legacy(request, response, message) {
     return response.writeHead(202).end()
   }
   if (message.id === undefined) return response.writeHead(202).end()
-  if (!METHODS[message.method] || message.method === 'server/discover') {
+  if (!METHODS[message.method] || MODERN_ONLY.includes(message.method)) {
     return json(response, 200, failure(message.id, -32601, `Method not found: ${message.method}`))
   }
   return respond(message, response, session, false)
