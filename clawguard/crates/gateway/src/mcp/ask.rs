@@ -80,8 +80,11 @@ pub(crate) fn asks<'a>(method: &str, params: Option<&'a Json>, era: Era) -> (Ask
         }
         "logging/setLevel" if legacy => of(Some(What::Logging), Kind::Plain),
         // Which tasks are whose is looked at where they are known.
-        "tasks/get" | "tasks/cancel" | "tasks/update" => of(Some(What::Tasks), Kind::Plain),
-        "tasks/result" => of(Some(What::Tasks), Kind::Content),
+        "tasks/result" if legacy => of(Some(What::Tasks), Kind::Content),
+        // The newer era has no other way to the result, and servers ask for input in it.
+        "tasks/get" if !legacy => of(Some(What::Tasks), Kind::Content),
+        "tasks/update" if !legacy => of(Some(What::Tasks), Kind::Plain),
+        "tasks/get" | "tasks/cancel" => of(Some(What::Tasks), Kind::Plain),
         "tasks/list" if legacy => of(Some(What::Tasks), Kind::List("tasks")),
         _ => (Asks::Unknown, Kind::Plain),
     }

@@ -13,7 +13,8 @@ use hyper::{
     header::{ACCEPT, CONTENT_TYPE, HeaderName, HeaderValue},
 };
 use mcp::{
-    era, header,
+    era,
+    header::{self, Param},
     json::Json,
     message::{self, Id, Message, code},
 };
@@ -43,6 +44,8 @@ struct State {
     session: Option<HeaderValue>,
     version: Option<HeaderValue>,
     under_way: HashMap<Id, AbortHandle>,
+    /// The arguments that headers repeat, by tool, as the lists said that passed by.
+    repeated: HashMap<Box<str>, Vec<Param>>,
 }
 
 /// Speaks for standard input and output, until the input ends.
@@ -150,7 +153,10 @@ impl Bridge {
         headers.insert(ACCEPT, HeaderValue::from_static("application/json, text/event-stream"));
         if modern {
             let method = message.method().unwrap_or_default();
-            for (name, value) in header::mirrored(method, message.params(), &[]) {
+            let tool = message.params().and_then(|params| params.get("name")).and_then(Json::as_str);
+            let state = self.lock();
+            let repeated = tool.and_then(|tool| state.repeated.get(tool)).map(Vec::as_slice).unwrap_or_default();
+            for (name, value) in header::mirrored(method, message.params(), repeated) {
                 if let (Ok(name), Ok(value)) = (name.parse::<HeaderName>(), value.parse()) {
                     headers.insert(name, value);
                 }
@@ -192,13 +198,18 @@ impl Bridge {
         self.say(&message::error(id, code::INTERNAL, text.trim(), None)).await;
     }
 
-    /// Notes what version a session speaks.
+    /// Notes what version a session speaks, and what tools want repeated in headers.
     fn note(&self, message: &Message) {
-        if let Message::Response(response) = message
-            && let message::Outcome::Result(result) = &response.outcome
-            && let Some(version) = result.get("protocolVersion").and_then(Json::as_str)
-        {
+        let Message::Response(response) = message else { return };
+        let message::Outcome::Result(result) = &response.outcome else { return };
+        if let Some(version) = result.get("protocolVersion").and_then(Json::as_str) {
             self.lock().version = version.parse().ok();
+        }
+        for tool in result.get("tools").and_then(Json::as_array).unwrap_or_default() {
+            let name = tool.get("name").and_then(Json::as_str);
+            if let (Some(name), Ok(params)) = (name, header::params(tool)) {
+                self.lock().repeated.insert(name.into(), params);
+            }
         }
     }
 

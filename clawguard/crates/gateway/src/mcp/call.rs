@@ -150,14 +150,19 @@ impl Context {
     pub(crate) async fn begin_other(
         &self,
         session: &Session,
-        request: &Request,
+        request: &mut Request,
         target: &str,
         judged: Judged,
     ) -> Result<Began, Refused> {
         let judged = Arc::new(judged);
+        let mut found = data::Found::default();
+        if let (Some(rules), Some(params)) = (self.job.data(), &mut request.params) {
+            found = self.gate.data.look(rules, self.job.rules.observe, params).await;
+        }
         let arguments = Arguments::of(request.params.as_ref());
         let subject = Subject { method: &request.method, target, judged: &judged, definition: None, arguments };
         let mut facts = self.facts(Defined::None);
+        facts.data = found.denied.is_some();
         let place = match self.gate.limits.call(self.job.rules.key, &self.standing.rules.limits) {
             Ok(place) => Some(place),
             Err(limit) => {
@@ -165,12 +170,16 @@ impl Context {
                 None
             }
         };
-        match decide(&judged, &facts) {
-            Verdict::Allow => Ok(self.began(session, &subject, "allowed", None, place)),
-            Verdict::Observe(reason) => Ok(self.began(session, &subject, reason.label(), None, place)),
-            Verdict::Deny(reason) => Err(self.refuse(&session.name, &subject, reason, None).await),
-            Verdict::Hold => Err(self.refuse(&session.name, &subject, Reason::ApprovalImpossible, None).await),
-        }
+        let mut began = match decide(&judged, &facts) {
+            Verdict::Allow => self.began(session, &subject, "allowed", None, place),
+            Verdict::Observe(reason) => self.began(session, &subject, reason.label(), None, place),
+            Verdict::Deny(reason) => return Err(self.refuse(&session.name, &subject, reason, None).await),
+            Verdict::Hold => {
+                return Err(self.refuse(&session.name, &subject, Reason::ApprovalImpossible, None).await);
+            }
+        };
+        began.begun.classes = found.counts;
+        Ok(began)
     }
 
     /// Begins a call of a tool, if everything allows it; waits for a person where one is needed.
@@ -186,7 +195,7 @@ impl Context {
         let limits = &self.standing.rules.limits;
         let mut found = data::Found::default();
         if let (Some(rules), Some(params)) = (self.job.data(), &mut request.params) {
-            found = self.gate.data.look(rules, params);
+            found = self.gate.data.look(rules, self.job.rules.observe, params).await;
         }
         let arguments = Arguments::of(request.params.as_ref().and_then(|params| params.get("arguments")));
         let subject = Subject { method: "tools/call", target: tool, judged: &judged, definition: defined.1, arguments };

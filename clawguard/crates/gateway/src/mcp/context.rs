@@ -16,6 +16,7 @@ use super::{
 };
 
 /// What is known of a request before it is judged.
+#[derive(Clone)]
 pub(crate) struct Context {
     pub(crate) gate: Arc<Gate>,
     pub(crate) standing: Arc<Standing>,
@@ -42,6 +43,17 @@ impl Context {
         let standing = self.gate.standing();
         let job = Arc::clone(standing.job(self.whose.slot, self.whose.key)?);
         Some((standing, job))
+    }
+
+    /// Takes what is in force by now. Whoever takes long to send, or waits for a server, is not judged by what was in force then.
+    pub(crate) fn refresh(&mut self) {
+        // A job that is over, or a server that is gone, is noticed by what is begun.
+        if let Some((standing, job)) = self.now() {
+            if let Some(server) = standing.servers.get(&*self.whose.server) {
+                self.server = Arc::clone(server);
+            }
+            (self.standing, self.job) = (standing, job);
+        }
     }
 
     /// Whether something that is no tool may pass now.

@@ -188,6 +188,7 @@ impl Gate {
                     }
                 };
                 context.bytes_in = body.len() as u64;
+                context.refresh();
                 match read(&body) {
                     Ok(message) => context.message(&head.headers, message).await,
                     Err((code, why, id)) => {

@@ -13,6 +13,7 @@ use mcp::{
     json::Json,
     message::{self, Id, Message, Notification, Outcome, Request, code},
 };
+use policy::mcp::What;
 use tokio::time::{Duration, Instant};
 
 use super::{
@@ -27,8 +28,12 @@ use super::{
     upstream::{Duplex, Failure},
 };
 
+/// What a call of a tool may have beside its name.
+const OF_CALLS: [&str; 6] = ["name", "arguments", "_meta", "task", "inputResponses", "requestState"];
 /// Pages of a list that the gateway asks for by itself.
 const MOST_PAGES: usize = 64;
+/// How long a server that could not be reached is left alone, where every request would begin anew.
+const AGAIN: Duration = Duration::from_secs(1);
 /// How long a stream of notifications may stay open.
 const LISTENING: Duration = Duration::from_secs(24 * 3600);
 
@@ -46,6 +51,10 @@ impl Context {
                 let status = StatusCode::from_u16(flaw.status()).unwrap_or(StatusCode::BAD_REQUEST);
                 return reply(status, &flaw.answer(message.id().cloned()));
             }
+        };
+        let message = match self.shut_out(headers, message).await {
+            Ok(message) => message,
+            Err(answered) => return answered,
         };
         match message {
             Message::Request(request) if self.era == Era::Legacy && &*request.method == "initialize" => {
@@ -90,7 +99,19 @@ impl Context {
         if let Some(session) = self.gate.sessions.shared(&self.whose) {
             return Ok(session);
         }
-        let (link, process) = self.link().await.map_err(Err)?;
+        // One after the other: each might start a process, and the first one's serves them all.
+        let opening = self.gate.sessions.opening(&self.whose);
+        let mut failed = opening.lock().await;
+        if let Some(session) = self.gate.sessions.shared(&self.whose) {
+            return Ok(session);
+        }
+        if let Some((_, failure)) = failed.as_ref().filter(|(at, _)| at.elapsed() < AGAIN) {
+            return Err(Err(failure.clone()));
+        }
+        let (link, process) = self.link().await.map_err(|failure| {
+            *failed = Some((Instant::now(), failure.clone()));
+            Err(failure)
+        })?;
         let session = Session::new("".into(), self.whose.clone(), link, None, process, None);
         Ok(self.gate.sessions.share(Arc::new(session)))
     }
@@ -107,7 +128,7 @@ impl Context {
             None => {
                 // Nothing is started for what would be refused anyway.
                 let killed = [&self.standing.rules.killed, &self.job.rules.killed];
-                let whole = self.job.other(&self.whose.server, policy::mcp::What::Logging);
+                let whole = self.job.other(&self.whose.server, What::Logging);
                 if whole.killed(killed).is_some_and(|group| !group.starts_with("class:")) {
                     return Err(Failure::NotStarted("an operator has switched it off".into()));
                 }
@@ -211,6 +232,7 @@ impl Context {
         mut request: Request,
         said: &Headers<'_>,
     ) -> Response<Reply> {
+        Arc::make_mut(&mut self).refresh();
         if self.era == Era::Modern
             && let Some(params) = &mut request.params
             && let Some(meta) = params.get_mut("_meta")
@@ -237,8 +259,11 @@ impl Context {
                 let first = judged.clone().find(denied).or_else(|| judged.next());
                 match first {
                     None => None,
-                    Some(judged) if recorded || denied(&judged) => {
-                        match self.begin_other(&session, &request, &target, judged).await {
+                    Some(mut judged) if recorded || denied(&judged) => {
+                        // What was killed does not come out by a task that it left behind.
+                        let task = self.task_of(&session, &request);
+                        judged.groups.extend(task.iter().flat_map(|task| task.groups.iter().cloned()));
+                        match self.begin_other(&session, &mut request, &target, judged).await {
                             Ok(began) => Some(began),
                             Err(refused) => {
                                 let answer = answer::refused(&request.id, &request.method, &target, refused.reason);
@@ -274,17 +299,15 @@ impl Context {
         }
         if self.era == Era::Modern {
             let tool = tool_of(&request).map(|tool| session.catalog.params(&tool)).unwrap_or_default();
-            let context = Arc::get_mut(&mut self);
             let passed = headers(&header::mirrored(&request.method, request.params.as_ref(), &tool));
-            // Nobody else has the request's surroundings yet.
-            let (Some(context), Some(passed)) = (context, passed) else {
+            let Some(passed) = passed else {
                 let text = "the request cannot be said in headers";
                 return reply(
                     StatusCode::BAD_REQUEST,
                     &message::error(Some(request.id), code::INVALID_REQUEST, text, None),
                 );
             };
-            context.passed = passed;
+            Arc::make_mut(&mut self).passed = passed;
         }
         let pending = Pending { kind, began, until };
         let is_tool = pending.kind == Kind::Tool;
@@ -301,7 +324,7 @@ impl Context {
     }
 
     async fn tool(
-        self: &Arc<Self>,
+        self: &mut Arc<Self>,
         session: &Arc<Session>,
         request: &mut Request,
         tool: &str,
@@ -316,12 +339,13 @@ impl Context {
                 if let Err(failure) = self.list(session).await {
                     tracing::warn!(server = %self.whose.server, %failure, detail = failure.detail(), "a server's tools are not known");
                 }
-                session.catalog.defined(tool, pins).unwrap_or((Defined::New, None))
+                Arc::make_mut(self).refresh();
+                session.catalog.defined(tool, self.server.rules.pins).unwrap_or((Defined::New, None))
             }
         };
-        let task = request.params.as_ref().is_some_and(|params| params.get("task").is_some());
-        if task && !self.gives(policy::mcp::What::Tasks) {
-            drop(request.params.as_mut().and_then(|params| params.remove("task")));
+        if let Some(params) = request.params.as_mut().and_then(Json::as_object_mut) {
+            // What nobody judges or shows to a person is not passed on.
+            params.retain(|(name, _)| OF_CALLS.contains(&&**name) && (&**name != "task" || self.gives(What::Tasks)));
         }
         let repeated = session.catalog.params(tool);
         if self.era == Era::Modern
@@ -338,10 +362,15 @@ impl Context {
         matches!(decide(&judged, &self.facts(Defined::Accepted)), Verdict::Deny(_))
     }
 
+    /// The call of which a task came that is asked for.
+    fn task_of(&self, session: &Session, request: &Request) -> Option<Arc<mcp::decide::Judged>> {
+        let asked = request.method.starts_with("tasks/").then_some(request.params.as_ref())??;
+        session.call_of(asked.get("taskId")?.as_str()?)
+    }
+
     fn knows_task(&self, session: &Session, request: &Request) -> bool {
-        let task = request.params.as_ref().and_then(|params| params.get("taskId")).and_then(Json::as_str);
         let Some((standing, _)) = self.now() else { return false };
-        task.and_then(|task| session.call_of(task)).is_some_and(|judged| {
+        self.task_of(session, request).is_some_and(|judged| {
             // What is killed is not awaited either; it may be cancelled.
             &*request.method == "tasks/cancel"
                 || judged.killed([&standing.rules.killed, &self.job.rules.killed]).is_none()
@@ -417,7 +446,7 @@ impl Context {
         }
     }
 
-    async fn notification(self, session: &Arc<Session>, told_: Notification) -> Response<Reply> {
+    async fn notification(self, session: &Arc<Session>, mut told_: Notification) -> Response<Reply> {
         let passes = match told(&told_.method, self.era) {
             Some(None) => true,
             Some(Some(what)) => self.gives(what),
@@ -426,6 +455,12 @@ impl Context {
         if !passes {
             tracing::debug!(method = %told_.method, "a client told what no contract knows of");
             return replies::empty(StatusCode::ACCEPTED);
+        }
+        if let (Some(rules), Some(params)) = (self.job.data(), &mut told_.params) {
+            let found = self.gate.data.look(rules, self.job.rules.observe, params).await;
+            if found.denied.is_some() && !self.job.rules.observe {
+                return replies::empty(StatusCode::ACCEPTED);
+            }
         }
         match self.tell(session, &Message::Notification(told_)).await {
             Ok(()) => replies::empty(StatusCode::ACCEPTED),
@@ -439,7 +474,7 @@ impl Context {
 
     async fn response(self, session: &Arc<Session>, mut response: message::Response) -> Response<Reply> {
         if let (Some(rules), Outcome::Result(result)) = (self.job.data(), &mut response.outcome) {
-            let found = self.gate.data.look(rules, result);
+            let found = self.gate.data.look(rules, self.job.rules.observe, result).await;
             if found.denied.is_some() && !self.job.rules.observe {
                 let text = "the client's answer carries data that the contract denies";
                 let refusal = message::Error { code: answer::REFUSED, message: text.into(), data: None };
@@ -467,9 +502,9 @@ impl Context {
 
     /// Records that something came which is no message.
     pub(crate) async fn malformed(&self, why: &str) {
-        let judged = Arc::new(self.job.other(&self.whose.server, policy::mcp::What::Logging));
+        let judged = Arc::new(self.job.other(&self.whose.server, What::Logging));
         let subject =
-            Subject { method: "", target: why, judged: &judged, definition: None, arguments: Arguments::default() };
+            Subject { method: "", target: why, judged: &judged, definition: None, arguments: Arguments::default(), limited: true };
         let call = self.record("", &subject, control::calls::Decision::Denied, "malformed", None);
         if self.gate.limits.refused(&call, &self.standing.rules.limits) {
             // Nothing was granted that would have to be taken back.
@@ -482,7 +517,7 @@ fn is_result(message: &Message) -> bool {
     matches!(message, Message::Response(message::Response { outcome: Outcome::Result(_), .. }))
 }
 
-fn tool_of(request: &Request) -> Option<String> {
+pub(crate) fn tool_of(request: &Request) -> Option<String> {
     Some(request.params.as_ref()?.get("name")?.as_str()?.to_owned())
 }
 

@@ -19,6 +19,7 @@ mod reply;
 mod running;
 mod session;
 mod settle;
+mod shut;
 mod standing;
 mod stream;
 mod upstream;
@@ -67,7 +68,8 @@ pub(crate) async fn serve(port: u16, daemon: Arc<Channel>) -> io::Result<()> {
     // At whatever port is free: the kernel turns agents' connections there, and nobody else finds anything at `port`.
     let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).await?;
     let at = listener.local_addr()?.port();
-    let gate = Arc::new(Gate::new(Arc::clone(&daemon), port, Data::new()));
+    let data = Data::new().map_err(io::Error::other)?;
+    let gate = Arc::new(Gate::new(Arc::clone(&daemon), port, data));
     let (known, acquainted) = watch::channel(0);
     // Nobody is sent here before the rules are known.
     follow_once(&gate, &known).await?;

@@ -207,7 +207,11 @@ pub(crate) struct Sessions {
     named: Mutex<HashMap<Box<str>, Arc<Session>>>,
     /// Of the era without sessions: one for a job and a server.
     shared: Mutex<HashMap<Pair, Arc<Session>>>,
+    opening: Mutex<HashMap<Pair, Opening>>,
 }
+
+/// Held while a way to a server is made; when that failed last, and why.
+type Opening = Arc<tokio::sync::Mutex<Option<(Instant, Failure)>>>;
 
 impl Sessions {
     /// A session's name that nobody can guess.
@@ -250,6 +254,12 @@ impl Sessions {
         Some(Arc::clone(session))
     }
 
+    /// The right to make a way to a server, for one at a time.
+    pub(crate) fn opening(&self, whose: &Whose) -> Opening {
+        let mut opening = self.opening.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(opening.entry((whose.key, whose.server.clone())).or_default())
+    }
+
     /// Makes this the one, unless another was quicker; answers the one that is.
     pub(crate) fn share(&self, session: Arc<Session>) -> Arc<Session> {
         let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
@@ -275,6 +285,8 @@ impl Sessions {
             };
             state.pending.retain(|_, pending| !over(pending));
         };
+        let keys: HashSet<u64> = standing.rules.jobs.iter().map(|job| job.key).collect();
+        self.opening.lock().unwrap_or_else(PoisonError::into_inner).retain(|(key, _), _| keys.contains(key));
         // Dropped after the lock: what drops with a session may take a while.
         let mut gone = Vec::new();
         {

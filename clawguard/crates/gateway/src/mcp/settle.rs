@@ -42,10 +42,7 @@ impl Context {
             return self.cut(session, id, is_tool, pending, super::carry::Cut::Killed).await;
         }
         let judged = match response.outcome {
-            Outcome::Error(error) => Judged {
-                message: Message::Response(Response { id: Some(id.clone()), outcome: Outcome::Error(error) }),
-                status: "error",
-            },
+            Outcome::Error(error) => Judged { message: self.error(id, &mut pending, error).await, status: "error" },
             Outcome::Result(result) => self.result(session, id, &mut pending, result).await,
         };
         if let Some(mut began) = pending.began {
@@ -56,6 +53,27 @@ impl Context {
             }
         }
         judged.message
+    }
+
+    /// A server's error: what it says is looked through like anything else that it says.
+    async fn error(&self, id: &Id, pending: &mut Pending, mut error: message::Error) -> Message {
+        if let Some(rules) = self.job.data() {
+            let text = Json::String(std::mem::take(&mut error.message));
+            let mut said = Json::Array(vec![text, error.data.take().unwrap_or_default()]);
+            let found = self.gate.data.look(rules, self.job.rules.observe, &mut said).await;
+            if let Some(began) = &mut pending.began {
+                began.found(found.counts);
+            }
+            if found.denied.is_some() && !self.job.rules.observe {
+                let text = "the server's error is withheld: it carries data that the contract denies";
+                return message::error(Some(id.clone()), error.code, text, None);
+            }
+            if let Json::Array(mut parts) = said {
+                error.data = parts.pop().filter(|data| !data.is_null());
+                error.message = parts.pop().and_then(|text| text.as_str().map(Into::into)).unwrap_or_default();
+            }
+        }
+        Message::Response(Response { id: Some(id.clone()), outcome: Outcome::Error(error) })
     }
 
     async fn result(
@@ -96,7 +114,9 @@ impl Context {
                 task.is_some_and(|task| session.call_of(task).is_some())
             }),
             Kind::Content | Kind::Tool => {
-                if result.get("resultType").and_then(Json::as_str) == Some("input_required") {
+                // A task asks for input in what is said of it, whatever else that is.
+                let asks = result.get("resultType").and_then(Json::as_str) == Some("input_required");
+                if asks || result.get("inputRequests").is_some() {
                     status = "input_required";
                     if let Some(what) = self.unwanted_input(&result) {
                         let text = format!(
@@ -112,7 +132,7 @@ impl Context {
                     status = "tool_error";
                 }
                 if let Some(rules) = self.job.data() {
-                    let found = self.gate.data.look(rules, &mut result);
+                    let found = self.gate.data.look(rules, self.job.rules.observe, &mut result).await;
                     if let Some(began) = &mut pending.began {
                         began.found(found.counts);
                     }
@@ -126,7 +146,10 @@ impl Context {
                         };
                     }
                 }
-                let task = result.at(&["task", "taskId"]).and_then(Json::as_str);
+                // The newer era has the task's members among the result's own.
+                let made = result.get("resultType").and_then(Json::as_str) == Some("task");
+                let newer = result.get("taskId").filter(|_| made && self.era == Era::Modern);
+                let task = newer.or_else(|| result.at(&["task", "taskId"])).and_then(Json::as_str);
                 if let (Some(task), Some(began)) = (task, &pending.began) {
                     session.task(task, Arc::clone(&began.judged));
                 }

@@ -176,6 +176,11 @@ impl Job {
         judged
     }
 
+    /// Whether the contract gives anything of a server.
+    pub(crate) fn reaches(&self, server: &str) -> bool {
+        self.contract.as_ref().is_some_and(|terms| terms.policy.reaches(server))
+    }
+
     /// What the job's contract says of anything else.
     pub(crate) fn other(&self, server: &str, what: What<'_>) -> Judged {
         match &self.contract {

@@ -162,8 +162,16 @@ impl Context {
     /// What of a server's own messages its client gets. What it may not ask is answered here.
     pub(crate) async fn inward(self: &Arc<Self>, session: &Arc<Session>, message: Message) -> Option<Message> {
         match message {
-            Message::Notification(told) => self.told(session, told),
-            Message::Request(asked) => self.asked(session, asked),
+            Message::Notification(mut told) => {
+                if self.withheld(told.params.as_mut()).await {
+                    return None;
+                }
+                self.told(session, told)
+            }
+            Message::Request(mut asked) => {
+                let withheld = self.withheld(asked.params.as_mut()).await;
+                self.asked(session, asked, withheld)
+            }
             Message::Response(response) => {
                 // A call whose answer comes by another stream than it began on.
                 let id = response.id.clone()?;
@@ -171,6 +179,13 @@ impl Context {
                 Some(self.settle(session, &id, pending, response).await)
             }
         }
+    }
+
+    /// Whether what a server says carries what the contract denies. What it wants redacted is, in its place.
+    async fn withheld(&self, params: Option<&mut Json>) -> bool {
+        let (Some(rules), Some(params)) = (self.job.data(), params) else { return false };
+        let found = self.gate.data.look(rules, self.job.rules.observe, params).await;
+        found.denied.is_some() && !self.job.rules.observe
     }
 
     fn told(&self, session: &Session, told: Notification) -> Option<Message> {
@@ -198,10 +213,10 @@ impl Context {
         Some(Message::Notification(told))
     }
 
-    fn asked(self: &Arc<Self>, session: &Arc<Session>, asked: Request) -> Option<Message> {
+    fn asked(self: &Arc<Self>, session: &Arc<Session>, asked: Request, withheld: bool) -> Option<Message> {
         let what = asked_back(&asked.method, asked.params.as_ref());
         let passes = &*asked.method == "ping" || what.is_some_and(|what| self.gives(what));
-        if passes && session.ask(asked.id.clone()) {
+        if passes && !withheld && session.ask(asked.id.clone()) {
             return Some(Message::Request(asked));
         }
         // A server that asks faster than it hears the answers gets none.

@@ -7,9 +7,12 @@ use tokio::sync::mpsc;
 
 use super::world::{Serve, Served, World, call, event, usual};
 
+/// A call's id, and where its answer goes.
+type Open = (Value, mpsc::Sender<String>);
+
 /// A server that asks its client something in the middle of a call, and is done when it is answered.
 fn asks(method: &'static str) -> Serve {
-    let open: Arc<Mutex<Option<(Value, mpsc::Sender<String>)>>> = Arc::default();
+    let open: Arc<Mutex<Option<Open>>> = Arc::default();
     Arc::new(move |_, message, _| {
         if message.get("method").is_none() && message.get("id").is_some() {
             // The client's answer, which becomes the tool's.
@@ -59,7 +62,7 @@ async fn what_a_server_may_ask_is_answered_once_by_whoever_was_asked() {
     assert_eq!(world.post(&session, &answer).await.status, 400);
     let headers = [("content-type", "application/json"), ("mcp-session-id", session.as_str())];
     let (status, _, mut stream) =
-        world.open(Method::POST, "/s/crm/mcp", &headers, call(7, "ask", json!({})).to_string()).await;
+        world.open(Method::POST, "/s/crm/mcp", &headers, call(7, "ask", &json!({})).to_string()).await;
     assert_eq!(status, 200);
     let first = stream.frame().await.unwrap().unwrap().into_data().unwrap();
     assert!(String::from_utf8_lossy(&first).contains("sampling/createMessage"));

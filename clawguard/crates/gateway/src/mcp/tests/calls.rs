@@ -190,7 +190,7 @@ async fn two_calls_at_once_have_their_own_answers() {
     let session = world.session().await;
     let calls = (0..20).map(|n| {
         let (world, session) = (Arc::clone(&world), session.clone());
-        tokio::spawn(async move { (n, world.post(&session, &call(n, "get_case", json!({ "n": n }))).await.json()) })
+        tokio::spawn(async move { (n, world.post(&session, &call(n, "get_case", &json!({ "n": n }))).await.json()) })
     });
     for done in calls.collect::<Vec<_>>() {
         let (n, answer) = done.await.unwrap();

@@ -2,6 +2,7 @@
 
 mod back;
 mod calls;
+mod data;
 mod duplex;
 mod kills;
 mod lists;

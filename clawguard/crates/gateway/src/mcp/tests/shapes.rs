@@ -38,7 +38,7 @@ async fn a_message_that_two_readers_could_read_differently_is_refused() {
         "]".repeat(100)
     );
     assert_eq!(world.http(Method::POST, "/s/crm/mcp", &headers, deep).await.status, 400);
-    let long = call(1, "get_case", json!({ "a": "x".repeat(5 << 20) })).to_string();
+    let long = call(1, "get_case", &json!({ "a": "x".repeat(5 << 20) })).to_string();
     assert_eq!(world.http(Method::POST, "/s/crm/mcp", &headers, long).await.status, 413);
 }
 

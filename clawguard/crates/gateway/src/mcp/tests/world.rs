@@ -221,7 +221,7 @@ impl World {
         let (ours, theirs) = UnixStream::pair().unwrap();
         tokio::spawn(serve_daemon(Arc::clone(&daemon), theirs));
         let channel = Arc::new(Channel::over(ours));
-        let gate = Arc::new(Gate::new(Arc::clone(&channel), PORT, Data::new()));
+        let gate = Arc::new(Gate::new(Arc::clone(&channel), PORT, Data::new().unwrap()));
         let known = tokio::sync::watch::Sender::new(0);
         follow_once(&gate, &known).await.unwrap();
         let (following, recording) = (Arc::clone(&gate), Arc::clone(&gate.recorder));
@@ -298,7 +298,7 @@ impl World {
     }
 
     pub(super) async fn call(&self, session: &str, tool: &str, arguments: Value) -> Got {
-        self.post(session, &call(7, tool, arguments)).await
+        self.post(session, &call(7, tool, &arguments)).await
     }
 
     /// Messages of a method that reached the server.
@@ -323,7 +323,7 @@ pub(super) fn initialize() -> Value {
         "capabilities": { "sampling": {}, "roots": {} }, "clientInfo": { "name": "t", "version": "0" } } })
 }
 
-pub(super) fn call(id: impl Into<Value>, tool: &str, arguments: Value) -> Value {
+pub(super) fn call(id: impl Into<Value>, tool: &str, arguments: &Value) -> Value {
     json!({ "jsonrpc": "2.0", "id": id.into(), "method": "tools/call", "params": { "name": tool, "arguments": arguments } })
 }
 
