@@ -1,0 +1,21 @@
+"""Python's MCP SDK as a client: lists tools and calls one.
+
+    client.py URL ERA TOOL ARGUMENTS
+"""
+
+import asyncio
+import json
+import sys
+
+from mcp import Client
+
+
+async def main(url, era, tool, arguments):
+    async with Client(url, mode=era) as client:
+        tools = await client.list_tools()
+        result = await client.call_tool(tool, json.loads(arguments))
+        said = [part.text for part in result.content if part.type == "text"]
+        print(json.dumps({"tools": [tool.name for tool in tools.tools], "is_error": result.is_error, "said": said}))
+
+
+asyncio.run(main(*sys.argv[1:]))
