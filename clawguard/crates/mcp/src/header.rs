@@ -246,6 +246,11 @@ pub fn params(tool: &Json) -> Result<Vec<Param>, NotAHeader> {
 
 const ANNOTATION: &str = "x-mcp-header";
 
+/// Arguments of one tool that headers may repeat.
+const MOST_PARAMS: usize = 64;
+/// Bytes that lead to one of them. A path is kept for each, and one long name may begin them all.
+const LONGEST_PATH: usize = 1024;
+
 /// Of a schema that only `properties` lead to.
 fn reachable(schema: &Json, path: &mut Vec<Box<str>>, found: &mut Vec<Param>) -> Result<(), NotAHeader> {
     for (keyword, value) in schema.as_object().unwrap_or_default() {
@@ -255,6 +260,9 @@ fn reachable(schema: &Json, path: &mut Vec<Box<str>>, found: &mut Vec<Param>) ->
                 let kind = schema.get("type").and_then(Json::as_str);
                 if path.is_empty() || !matches!(kind, Some("string" | "integer" | "boolean")) {
                     return Err(NotAHeader("at what is no string, integer or boolean"));
+                }
+                if found.len() == MOST_PARAMS || path.iter().map(|name| name.len()).sum::<usize>() > LONGEST_PATH {
+                    return Err(NotAHeader("too many, or too far from the arguments"));
                 }
                 found.push(Param { header: header.into(), path: path.as_slice().into() });
             }

@@ -51,6 +51,12 @@ impl GatewayPolicy {
         self.tools.judge(server, tool)
     }
 
+    /// Whether the contract gives anything of a server. Where it does not, the server is not even greeted.
+    #[must_use]
+    pub fn reaches(&self, server: &str) -> bool {
+        self.tools.names(server) || What::WHOLE.iter().any(|what| self.mcp.may(server, *what))
+    }
+
     /// What becomes of anything else. Its risk is the server's, and it belongs to every group of the contract that has any of
     /// the server's tools: the kill of one takes it away, which no name of a tool can tell apart.
     #[must_use]

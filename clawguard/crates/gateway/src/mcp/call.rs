@@ -21,10 +21,14 @@ use super::{
     record::{Begun, Unrecorded},
     running::Held,
     session::Session,
+    standing::Standing,
 };
 
 /// Bytes of arguments that a record has.
 const LONGEST_RECORDED: usize = 64 << 10;
+
+/// What a client gives a server that asked for more, beside the arguments.
+const MORE: [&str; 2] = ["inputResponses", "requestState"];
 
 /// A request that was passed on and is not answered yet.
 pub(crate) struct Pending {
@@ -63,6 +67,8 @@ pub(crate) struct Subject<'a> {
     pub(crate) judged: &'a Arc<Judged>,
     pub(crate) definition: Option<String>,
     pub(crate) arguments: Arguments,
+    /// Whether the job calls too often already: then its refusals are added up, or they would fill the host's disk.
+    pub(crate) limited: bool,
 }
 
 /// A call's arguments: their hash, and themselves where somebody needs them.
@@ -73,10 +79,34 @@ pub(crate) struct Arguments {
 }
 
 impl Arguments {
+    /// Of a call of a tool. What a client gives a server beside them, because it asked for more, belongs to them: a person reads it
+    /// too.
+    fn of_call(params: Option<&Json>) -> Self {
+        let member = |name: &str| params.and_then(|params| params.get(name));
+        if MORE.iter().all(|name| member(name).is_none()) {
+            return Self::of(member("arguments"));
+        }
+        let mut all = Json::object([]);
+        for name in ["arguments"].iter().chain(&MORE) {
+            if let Some(value) = member(name) {
+                all.set(name, value.clone());
+            }
+        }
+        Self::of(Some(&all))
+    }
+
     /// Of a request's parameters, those of MCP's own left out.
     pub(crate) fn of(arguments: Option<&Json>) -> Self {
         let text = arguments.map_or_else(|| "{}".to_owned(), Json::canonical);
         Self { hash: claw::Hash::of(text.as_bytes()).to_string(), text: Some(text) }
+    }
+}
+
+/// Leaves of a request's `_meta` what is MCP's own: the rest is shown to no person who is asked about the call.
+fn plain_meta(request: &mut Request) {
+    let meta = request.params.as_mut().and_then(|params| params.get_mut("_meta")).and_then(Json::as_object_mut);
+    if let Some(meta) = meta {
+        meta.retain(|(name, _)| &**name == "progressToken" || name.starts_with("io.modelcontextprotocol/"));
     }
 }
 
@@ -135,7 +165,7 @@ impl Context {
         if reason == Reason::ToolUnseen {
             call.alert = Some("tool_unseen".into());
         }
-        if matches!(reason, Reason::Rate | Reason::Concurrency | Reason::Unrecordable)
+        if (subject.limited || matches!(reason, Reason::Rate | Reason::Concurrency | Reason::Unrecordable))
             && !self.gate.limits.refused(&call, &self.standing.rules.limits)
         {
             return Refused { reason, note: None };
@@ -160,7 +190,6 @@ impl Context {
             found = self.gate.data.look(rules, self.job.rules.observe, params).await;
         }
         let arguments = Arguments::of(request.params.as_ref());
-        let subject = Subject { method: &request.method, target, judged: &judged, definition: None, arguments };
         let mut facts = self.facts(Defined::None);
         facts.data = found.denied.is_some();
         let place = match self.gate.limits.call(self.job.rules.key, &self.standing.rules.limits) {
@@ -170,6 +199,8 @@ impl Context {
                 None
             }
         };
+        let limited = facts.limit.is_some();
+        let subject = Subject { method: &request.method, target, judged: &judged, definition: None, arguments, limited };
         let mut began = match decide(&judged, &facts) {
             Verdict::Allow => self.began(session, &subject, "allowed", None, place),
             Verdict::Observe(reason) => self.began(session, &subject, reason.label(), None, place),
@@ -197,8 +228,7 @@ impl Context {
         if let (Some(rules), Some(params)) = (self.job.data(), &mut request.params) {
             found = self.gate.data.look(rules, self.job.rules.observe, params).await;
         }
-        let arguments = Arguments::of(request.params.as_ref().and_then(|params| params.get("arguments")));
-        let subject = Subject { method: "tools/call", target: tool, judged: &judged, definition: defined.1, arguments };
+        let arguments = Arguments::of_call(request.params.as_ref());
         let mut facts = self.facts(defined.0);
         facts.data = found.denied.is_some();
         let mut place = None;
@@ -206,6 +236,9 @@ impl Context {
             Ok(taken) => place = Some(taken),
             Err(limit) => facts.limit = Some(limit),
         }
+        let limited = facts.limit.is_some();
+        let definition = defined.1;
+        let subject = Subject { method: "tools/call", target: tool, judged: &judged, definition, arguments, limited };
         let began = match decide(&judged, &facts) {
             Verdict::Allow => Ok(self.began(session, &subject, "allowed", None, place)),
             Verdict::Observe(reason) => Ok(self.began(session, &subject, reason.label(), None, place)),
@@ -216,7 +249,10 @@ impl Context {
                 }
                 Err(refused)
             }
-            Verdict::Hold => self.hold(session, &subject, facts, place).await,
+            Verdict::Hold => {
+                plain_meta(request);
+                self.hold(session, &subject, facts, place).await
+            }
         };
         began.map(|mut began| {
             began.begun.classes = found.counts;
@@ -238,7 +274,12 @@ impl Context {
         let call = self.record(&session.name, subject, calls::Decision::Held, "approval_pending", None);
         let arguments = subject.arguments.text.clone().unwrap_or_default();
         let question = Ask4 { call: Box::new(call), arguments };
+        let pins = |standing: &Standing| standing.servers.get(&*self.whose.server).map(|server| server.rules.pins);
         loop {
+            if pins(&self.gate.standing()) != pins(&self.standing) {
+                // How the tool is defined is to be asked for anew, before an approval is used up.
+                return Err(self.refuse(&session.name, subject, Reason::ApprovalPending, None).await);
+            }
             let told = self.gate.daemon.ask(Ask::Approval(Box::new(question.clone()))).await;
             let (approval, id, note) = match told {
                 Ok(Told::Approval(Approved::Approved { id, .. })) => (Approval::Given, Some(id), None),
@@ -283,7 +324,8 @@ impl Context {
                         ..facts
                     };
                     // What was agreed to was agreed to under one contract.
-                    let same = job.rules.contract == self.job.rules.contract;
+                    let same =
+                        job.rules.contract == self.job.rules.contract && pins(standing) == pins(&self.standing);
                     if same { decide(&judged, &facts) } else { Verdict::Deny(Reason::ApprovalPending) }
                 }
                 None => Verdict::Deny(Reason::NotInForce),

@@ -85,6 +85,12 @@ impl Context {
     ) -> Judged {
         let name = &*self.whose.server;
         let mut status = "ok";
+        // Whatever was asked for: a client may well answer wherever it finds this.
+        if let Some(what) = self.unwanted_input(&result) {
+            let text =
+                format!("The server asks for {}, which the contract does not give. The call ends here.", what.member());
+            return Judged { message: answer::denied_content(id, &pending.kind, &text, self.era), status: "blocked" };
+        }
         match &pending.kind {
             Kind::Plain | Kind::Listen { .. } => {}
             Kind::Greeting => {
@@ -118,16 +124,6 @@ impl Context {
                 let asks = result.get("resultType").and_then(Json::as_str) == Some("input_required");
                 if asks || result.get("inputRequests").is_some() {
                     status = "input_required";
-                    if let Some(what) = self.unwanted_input(&result) {
-                        let text = format!(
-                            "The server asks for {}, which the contract does not give. The call ends here.",
-                            what.member()
-                        );
-                        return Judged {
-                            message: answer::denied_content(id, &pending.kind, &text, self.era),
-                            status: "blocked",
-                        };
-                    }
                 } else if result.get("isError").and_then(Json::as_bool) == Some(true) {
                     status = "tool_error";
                 }
@@ -216,7 +212,8 @@ impl Context {
 
     /// What a server asks back for that the contract does not give, of the era in which that comes as an answer.
     fn unwanted_input(&self, result: &Json) -> Option<What<'static>> {
-        let requests = result.get("inputRequests").and_then(Json::as_object).unwrap_or_default();
+        let asked = result.get("inputRequests").filter(|asked| !asked.is_null())?;
+        let Some(requests) = asked.as_object() else { return Some(What::ElicitationUrl) };
         requests.iter().find_map(|(_, request)| {
             let method = request.get("method").and_then(Json::as_str).unwrap_or_default();
             match asked_back(method, request.get("params")) {

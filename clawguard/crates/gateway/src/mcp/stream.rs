@@ -10,6 +10,7 @@ use mcp::{
     message::{self, Id, Message, Notification, Request},
     sse::{Event, KEEP_ALIVE},
 };
+use policy::mcp::What;
 use tokio::{
     sync::mpsc,
     time::{Duration, Instant, interval_at},
@@ -189,26 +190,26 @@ impl Context {
     }
 
     fn told(&self, session: &Session, told: Notification) -> Option<Message> {
-        match &*told.method {
-            "notifications/tools/list_changed" => session.catalog.changed(),
-            "notifications/resources/updated" => {
-                let uri = told.params.as_ref().and_then(|params| params.get("uri")).and_then(Json::as_str)?;
-                if !self.gives(policy::mcp::What::Resource(uri)) {
-                    return None;
-                }
+        let text = |name: &str| told.params.as_ref().and_then(|params| params.get(name)).and_then(Json::as_str);
+        let needs = match &*told.method {
+            "notifications/tools/list_changed" => {
+                session.catalog.changed();
+                None
             }
-            "notifications/progress"
-            | "notifications/message"
-            | "notifications/cancelled"
-            | "notifications/resources/list_changed"
-            | "notifications/prompts/list_changed"
-            | "notifications/subscriptions/acknowledged"
-            | "notifications/elicitation/complete"
-            | "notifications/tasks/status" => {}
+            "notifications/progress" | "notifications/cancelled" | "notifications/subscriptions/acknowledged" => None,
+            "notifications/message" => Some(What::Logging),
+            "notifications/resources/updated" => Some(What::Resource(text("uri")?)),
+            "notifications/resources/list_changed" => Some(What::Resources),
+            "notifications/prompts/list_changed" => Some(What::Prompts),
+            "notifications/elicitation/complete" => Some(What::ElicitationUrl),
+            "notifications/tasks/status" if session.call_of(text("taskId")?).is_some() => Some(What::Tasks),
             method => {
                 tracing::debug!(method, "a server told what no contract knows of");
                 return None;
             }
+        };
+        if needs.is_some_and(|what| !self.gives(what)) {
+            return None;
         }
         Some(Message::Notification(told))
     }

@@ -176,6 +176,12 @@ impl ToolPolicy {
         self.groups.iter().map(|(name, _, _)| name)
     }
 
+    /// Whether any line gives a tool of a server, whatever others take of it.
+    #[must_use]
+    pub fn names(&self, server: &str) -> bool {
+        self.servers.contains_key(server) && [&self.allow, &self.approve].iter().any(|rules| rules.patterns.names(server))
+    }
+
     /// What becomes of a call.
     #[must_use]
     pub fn decide(&self, server: &str, tool: &str) -> ToolVerdict {

@@ -31,6 +31,11 @@ impl Patterns {
         self.exact.get(server)?.get(tool).copied()
     }
 
+    /// Whether any stands for a tool of a server.
+    pub(super) fn names(&self, server: &str) -> bool {
+        self.exact.contains_key(server) || self.wide.iter().any(|(_, pattern)| pattern.server.matches(server))
+    }
+
     /// The place of the first that stands for a tool.
     pub(super) fn first(&self, server: &str, tool: &str) -> Option<usize> {
         let wide = self.wide.iter().find(|(_, pattern)| pattern.matches(server, tool)).map(|(i, _)| *i);

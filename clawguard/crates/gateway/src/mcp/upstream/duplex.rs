@@ -22,11 +22,14 @@ const LONGEST_KEPT: usize = 256 << 10;
 /// Requests under way at once.
 const MOST_REQUESTS: usize = 4096;
 
+/// A message, and of a request its number.
+pub(super) type Line = (Option<i64>, Vec<u8>);
+
 /// One connection.
 pub(crate) struct Duplex {
     state: Mutex<State>,
     /// Messages on their way to the server, as they are written.
-    out: mpsc::Sender<Vec<u8>>,
+    out: mpsc::Sender<Line>,
     limit: usize,
 }
 
@@ -53,7 +56,7 @@ pub(crate) struct Asked {
 
 impl Duplex {
     /// A connection; what is to be written comes out of the receiver.
-    pub(crate) fn new(limit: usize) -> (Arc<Self>, mpsc::Receiver<Vec<u8>>) {
+    pub(crate) fn new(limit: usize) -> (Arc<Self>, mpsc::Receiver<Line>) {
         let (out, written) = mpsc::channel(8);
         let state = State { last: 0, requests: HashMap::new(), listener: None, kept: VecDeque::new(), ended: None };
         (Arc::new(Self { state: Mutex::new(state), out, limit }), written)
@@ -91,7 +94,7 @@ impl Duplex {
             (number, Message::Request(numbered).to_bytes())
         };
         let asked = Asked { duplex: Arc::clone(self), number };
-        self.write(bytes).await?;
+        self.write((Some(number), bytes)).await?;
         Ok((Arrivals::shared(receiver, self.limit), asked))
     }
 
@@ -113,11 +116,21 @@ impl Duplex {
                 None => return Ok(()),
             }
         }
-        self.write(message.to_bytes()).await
+        self.write((None, message.to_bytes())).await
     }
 
-    async fn write(&self, bytes: Vec<u8>) -> Result<(), Failure> {
-        self.out.send(bytes).await.map_err(|_| Failure::Broken("the connection has ended".into()))
+    async fn write(&self, line: Line) -> Result<(), Failure> {
+        self.out.send(line).await.map_err(|_| Failure::Broken("the connection has ended".into()))
+    }
+
+    /// What is to be written next. A request that was given up while it waited, because it was killed, is not.
+    pub(super) async fn next(&self, lines: &mut mpsc::Receiver<Line>) -> Option<Vec<u8>> {
+        loop {
+            let (number, bytes) = lines.recv().await?;
+            if number.is_none_or(|number| self.lock().requests.contains_key(&number)) {
+                return Some(bytes);
+            }
+        }
     }
 
     /// What belongs to no request, from now on. Whoever listened before hears nothing more.

@@ -32,7 +32,7 @@ impl Duplex {
         let (duplex, mut messages) = Self::new(limit);
         let (writing, to) = (Arc::clone(&duplex), Arc::clone(server));
         tokio::spawn(async move {
-            while let Some(message) = messages.recv().await {
+            while let Some(message) = writing.next(&mut messages).await {
                 if let Err(failure) = post(&to, &target, message).await {
                     writing.end(failure);
                     return;

@@ -17,7 +17,7 @@ impl Duplex {
         let (duplex, mut lines) = Self::new(limit);
         let writing = Arc::clone(&duplex);
         tokio::spawn(async move {
-            while let Some(mut line) = lines.recv().await {
+            while let Some(mut line) = writing.next(&mut lines).await {
                 line.push(b'\n');
                 if let Err(error) = input.write_all(&line).await {
                     writing.end(Failure::Broken(error.to_string()));
