@@ -18,7 +18,8 @@ pub struct Rules {
     pub serial: u64,
     /// Why nothing new may be granted now, if so: what is granted could not be recorded.
     pub closed: Option<String>,
-    /// Groups that are killed for the host, those of its mode included.
+    /// Groups that are killed for the host, those of its mode included, by name. That of a single tool is `tool:SERVER/TOOL` with
+    /// its exact name, which is among the groups of which the policy says that a call belongs to them.
     pub killed: BTreeSet<String>,
     /// The jobs that are not over.
     pub jobs: Vec<JobRules>,

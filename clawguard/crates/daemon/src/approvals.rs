@@ -445,11 +445,16 @@ impl Core {
 
     /// Ends what is over: by its time, with its job, or with the contract under which it was asked for.
     pub(crate) fn tend_approvals(&mut self) {
-        let gone = |approval: &Approval| {
-            let job = self.jobs.values().find(|job| job.enrolled.key == approval.key && !job.over);
-            let Some(job) = job else { return Some("job_over") };
-            let same = self.job_contract(job).is_some_and(|hash| hash.to_string() == approval.contract);
-            (!same).then_some("contract_changed")
+        if self.approvals.all.is_empty() {
+            return;
+        }
+        let live = self.jobs.values().filter(|job| !job.over);
+        let contracts: HashMap<u64, Option<Hash>> =
+            live.map(|job| (job.enrolled.key, self.job_contract(job))).collect();
+        let gone = |approval: &Approval| match contracts.get(&approval.key) {
+            None => Some("job_over"),
+            Some(Some(hash)) if hash.to_string() == approval.contract => None,
+            Some(_) => Some("contract_changed"),
         };
         let over = self.approvals.over(clock::boot_ns(), gone);
         for (id, why) in over {
