@@ -206,6 +206,16 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_question_at_which_the_daemon_would_hang_up_is_not_asked() {
+        let (channel, daemon) = pair("long").await;
+        assert!(channel.ask(Ask::Revoked { tokens: vec!["a".repeat(LONGEST)] }).await.is_err());
+        let asked = tokio::time::timeout(Duration::from_millis(50), channel.ask(Ask::Metrics)).await;
+        assert!(asked.is_err());
+        let line = BufReader::new(daemon).lines().next_line().await.unwrap().unwrap();
+        assert_eq!(serde_json::from_str::<Question>(&line).unwrap().ask, Ask::Metrics);
+    }
+
+    #[tokio::test]
     async fn whoever_waits_learns_that_the_daemon_hung_up() {
         let (channel, daemon) = pair("hung-up").await;
         let (asked, ()) = tokio::join!(channel.ask(Ask::Metrics), async { drop(daemon) });

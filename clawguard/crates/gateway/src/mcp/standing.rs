@@ -248,3 +248,29 @@ fn fact(server: &ServerRules) -> McpServer {
         irreversible: patterns(&server.irreversible),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_a_caller_invents_do_not_fill_the_memory() {
+        let rules = JobRules {
+            slot: 1,
+            key: 1,
+            job: "j".into(),
+            agent: "a".into(),
+            contract: Some("c".into()),
+            killed: std::collections::BTreeSet::new(),
+            observe: false,
+            token: None,
+            stopped: None,
+        };
+        let terms = Arc::new(Terms { policy: GatewayPolicy::default(), kept: Mutex::default() });
+        let job = Job { rules, contract: Some(Arc::clone(&terms)) };
+        for length in [1, mcp::definition::NAME, mcp::definition::NAME + 1, 1 << 20] {
+            assert!(matches!(job.tool("crm", &"x".repeat(length)).verdict, policy::tool::ToolVerdict::Deny(_)));
+        }
+        assert_eq!(terms.kept.lock().unwrap().len(), 2);
+    }
+}

@@ -221,3 +221,19 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_tool_wants_no_more_repeated_than_anybody_can_keep() {
+    let tool = |paths: &[String]| {
+        let leaf = |i: usize| format!(r#"{{"type":"string","x-mcp-header":"H{i}"}}"#);
+        let properties: Vec<String> =
+            paths.iter().enumerate().map(|(i, name)| format!(r#""{name}":{}"#, leaf(i))).collect();
+        let text = format!(r#"{{"name":"t","inputSchema":{{"properties":{{{}}}}}}}"#, properties.join(","));
+        params(&crate::json::parse(text.as_bytes()).unwrap())
+    };
+    let names = |count: usize| (0..count).map(|i| format!("a{i}")).collect::<Vec<_>>();
+    assert_eq!(tool(&names(64)).unwrap().len(), 64);
+    assert!(tool(&names(65)).is_err());
+    assert!(tool(&["n".repeat(1024)]).is_ok());
+    assert!(tool(&["n".repeat(1025)]).is_err());
+}

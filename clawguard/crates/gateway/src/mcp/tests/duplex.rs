@@ -162,3 +162,19 @@ async fn a_line_without_end_ends_the_conversation() {
     assert!(timeout(Duration::from_secs(5), arrivals.next()).await.unwrap().unwrap().is_none());
     assert_eq!(duplex.ended(), Some(Failure::TooLong(1 << 16)));
 }
+
+#[tokio::test]
+async fn a_request_that_is_given_up_before_it_was_written_is_not() {
+    let (duplex, mut process) = process();
+    let long = |id: i64| {
+        let params = mcp::json::Json::object([("x", mcp::json::Json::String("x".repeat(200_000).into()))]);
+        message::request(Id::Number(id), "tools/call", Some(params))
+    };
+    // More than a pipe holds, so that what comes behind it waits.
+    let (_first, _asked) = duplex.ask(&long(1)).await.unwrap();
+    let (_second, killed) = duplex.ask(&ask(2)).await.unwrap();
+    let (_third, _also) = duplex.ask(&ask(3)).await.unwrap();
+    drop(killed);
+    assert_eq!(process.hears().await["id"], 1);
+    assert_eq!(process.hears().await["id"], 3);
+}

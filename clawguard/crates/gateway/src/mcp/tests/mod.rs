@@ -4,6 +4,7 @@ mod back;
 mod calls;
 mod data;
 mod duplex;
+mod hostile;
 mod kills;
 mod lists;
 mod modern;

@@ -66,7 +66,7 @@ pub(super) enum Served {
 
 pub(super) struct World {
     pub(super) daemon: Arc<Daemon>,
-    at: SocketAddr,
+    pub(super) at: SocketAddr,
     pub(super) gate: Arc<Gate>,
     /// What the server heard: method of HTTP, body, headers.
     pub(super) heard: Arc<Mutex<Vec<(String, Value, HeaderMap)>>>,
