@@ -200,7 +200,8 @@ impl Context {
             }
         };
         let limited = facts.limit.is_some();
-        let subject = Subject { method: &request.method, target, judged: &judged, definition: None, arguments, limited };
+        let subject =
+            Subject { method: &request.method, target, judged: &judged, definition: None, arguments, limited };
         let mut began = match decide(&judged, &facts) {
             Verdict::Allow => self.began(session, &subject, "allowed", None, place),
             Verdict::Observe(reason) => self.began(session, &subject, reason.label(), None, place),
@@ -324,8 +325,7 @@ impl Context {
                         ..facts
                     };
                     // What was agreed to was agreed to under one contract.
-                    let same =
-                        job.rules.contract == self.job.rules.contract && pins(standing) == pins(&self.standing);
+                    let same = job.rules.contract == self.job.rules.contract && pins(standing) == pins(&self.standing);
                     if same { decide(&judged, &facts) } else { Verdict::Deny(Reason::ApprovalPending) }
                 }
                 None => Verdict::Deny(Reason::NotInForce),

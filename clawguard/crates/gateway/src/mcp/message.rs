@@ -503,8 +503,14 @@ impl Context {
     /// Records that something came which is no message.
     pub(crate) async fn malformed(&self, why: &str) {
         let judged = Arc::new(self.job.other(&self.whose.server, What::Logging));
-        let subject =
-            Subject { method: "", target: why, judged: &judged, definition: None, arguments: Arguments::default(), limited: true };
+        let subject = Subject {
+            method: "",
+            target: why,
+            judged: &judged,
+            definition: None,
+            arguments: Arguments::default(),
+            limited: true,
+        };
         let call = self.record("", &subject, control::calls::Decision::Denied, "malformed", None);
         if self.gate.limits.refused(&call, &self.standing.rules.limits) {
             // Nothing was granted that would have to be taken back.

@@ -81,7 +81,8 @@ impl Context {
         };
         let arguments = Arguments::of(request.params.as_ref().and_then(|params| params.get("arguments")));
         let limited = self.gate.limits.call(self.job.rules.key, &self.standing.rules.limits).is_err();
-        let subject = Subject { method: &request.method, target, judged: &judged, definition: None, arguments, limited };
+        let subject =
+            Subject { method: &request.method, target, judged: &judged, definition: None, arguments, limited };
         let session = self.named_session(headers);
         let session = session.as_ref().map_or("", |session| &*session.name);
         let refused = self.refuse(session, &subject, reason, None).await;

@@ -179,7 +179,8 @@ impl ToolPolicy {
     /// Whether any line gives a tool of a server, whatever others take of it.
     #[must_use]
     pub fn names(&self, server: &str) -> bool {
-        self.servers.contains_key(server) && [&self.allow, &self.approve].iter().any(|rules| rules.patterns.names(server))
+        self.servers.contains_key(server)
+            && [&self.allow, &self.approve].iter().any(|rules| rules.patterns.names(server))
     }
 
     /// What becomes of a call.
