@@ -13,6 +13,7 @@ pub mod netns;
 pub mod peer;
 pub mod process;
 pub mod reactor;
+pub mod rights;
 pub mod seccomp;
 
 use std::io;
