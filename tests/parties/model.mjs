@@ -1,19 +1,20 @@
-// A model that does what it is told: `call TOOL ARGUMENTS` in the last thing the user said has it call that tool, and what
-// the tool gave is its answer.
+// A model that does what it is told: each `call TOOL ARGUMENTS` in what the user said has it call that tool, one after the
+// other, and what the tools gave is its answer.
 //
 //   node model.mjs PORT
 import { createServer } from 'node:http'
 
-const CALL = /call (\S+) (\{.*\})/
+const CALLS = /call (\S+) (\{[^}]*\})/g
 const words = (content) => (typeof content === 'string' ? content : (content ?? []).map((part) => part.text ?? '').join(''))
 
 function answer({ messages, tools = [] }) {
   // The client may add messages of its own to what the user said.
-  const told = messages.findLast(({ role, content }) => role === 'user' && CALL.test(words(content)))
-  const done = messages.findLast(({ role }) => role === 'tool')
-  if (messages.indexOf(done) > messages.indexOf(told)) return { content: `The tool said: ${words(done.content)}` }
-  if (!told) return { content: `Nothing to do: ${JSON.stringify(messages.slice(1))}` }
-  const [, id, args] = CALL.exec(words(told.content))
+  const told = messages.findLastIndex(({ role, content }) => role === 'user' && words(content).search(CALLS) >= 0)
+  if (told < 0) return { content: 'Nothing to do.' }
+  const done = messages.slice(told).filter(({ role }) => role === 'tool')
+  const next = [...words(messages[told].content).matchAll(CALLS)][done.length]
+  if (!next) return { content: done.map(({ content }, i) => `Tool ${i} said: ${words(content)}`).join('\n') }
+  const [, id, args] = next
   // Tools stand for themselves, or behind the one that finds and calls them.
   const direct = tools.some((tool) => tool.function?.name === id)
   const called = direct ? { name: id, arguments: args } : { name: 'tool_call', arguments: JSON.stringify({ id, args: JSON.parse(args) }) }

@@ -8,6 +8,7 @@ mod far;
 mod machine;
 mod mcp;
 mod names;
+pub mod parties;
 pub mod registry;
 mod world;
 
