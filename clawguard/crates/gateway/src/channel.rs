@@ -1,7 +1,7 @@
 //! The gateway's end of the channel.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     io,
     net::SocketAddr,
     os::fd::{AsFd, OwnedFd},
@@ -17,7 +17,7 @@ use control::{
     channel::{Answer, Ask, Errand, LONGEST, Names, Question, Told},
 };
 use tokio::{
-    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    io::{AsyncWriteExt, Interest},
     net::{
         UnixStream,
         unix::{OwnedReadHalf, OwnedWriteHalf},
@@ -25,8 +25,10 @@ use tokio::{
     sync::{mpsc, oneshot},
 };
 
+/// An answer, and the two descriptors that came with it if it is a stdio server.
+type Answered = (Told, Option<(OwnedFd, OwnedFd)>);
 /// Questions that wait for their answers; `None` once the daemon hung up.
-type Waiting = Arc<Mutex<Option<HashMap<u64, oneshot::Sender<Told>>>>>;
+type Waiting = Arc<Mutex<Option<HashMap<u64, oneshot::Sender<Answered>>>>>;
 
 /// Lines that wait to be written; more questions wait for a place.
 const MOST_LINES: usize = 64;
@@ -82,6 +84,10 @@ impl Channel {
 
     /// Asks and waits for the answer. May be given up at any time: a line that was begun is written to its end.
     pub(crate) async fn ask(&self, ask: Ask) -> io::Result<Told> {
+        self.answered(ask).await.map(|(told, _)| told)
+    }
+
+    async fn answered(&self, ask: Ask) -> io::Result<Answered> {
         let id = self.last.fetch_add(1, Ordering::Relaxed) + 1;
         let mut line = serde_json::to_string(&Question { id, ask }).map_err(io::Error::other)?;
         line.push('\n');
@@ -121,8 +127,9 @@ impl Channel {
         key: u64,
         server: &str,
     ) -> io::Result<Result<(String, OwnedFd, OwnedFd), String>> {
-        match self.ask(Ask::Spawn { slot, key, server: server.into() }).await? {
-            Told::Spawned(Spawned::Refused(why)) => Ok(Err(why)),
+        match self.answered(Ask::Spawn { slot, key, server: server.into() }).await? {
+            (Told::Spawned(Spawned::Running { id }), Some((input, output))) => Ok(Ok((id, input, output))),
+            (Told::Spawned(Spawned::Refused(why)), _) => Ok(Err(why)),
             _ => Err(io::ErrorKind::InvalidData.into()),
         }
     }
@@ -135,27 +142,77 @@ impl Channel {
     }
 }
 
-fn lock(waiting: &Waiting) -> std::sync::MutexGuard<'_, Option<HashMap<u64, oneshot::Sender<Told>>>> {
+fn lock(waiting: &Waiting) -> std::sync::MutexGuard<'_, Option<HashMap<u64, oneshot::Sender<Answered>>>> {
     waiting.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Gives each answer to whoever waits for it, until the daemon hangs up.
 async fn hand_out(read: OwnedReadHalf, waiting: Waiting) {
-    let mut read = BufReader::new(read).take(LONGEST as u64);
-    let mut line = String::new();
-    loop {
-        line.clear();
-        read.set_limit(LONGEST as u64);
-        let Ok(1..) = read.read_line(&mut line).await else { break };
-        let Ok(answer) = serde_json::from_str::<Answer>(&line) else { break };
+    let mut lines = Lines { read, have: Vec::new(), looked: 0, descriptors: VecDeque::new() };
+    while let Ok(line) = lines.next().await {
+        let Ok(answer) = serde_json::from_slice::<Answer>(&line) else { break };
+        let descriptors = match &answer.told {
+            // They came no later than the line's first byte.
+            Told::Spawned(Spawned::Running { .. }) => {
+                let (Some(input), Some(output)) = (lines.descriptors.pop_front(), lines.descriptors.pop_front()) else {
+                    break;
+                };
+                Some((input, output))
+            }
+            _ => None,
+        };
         let waits = lock(&waiting).as_mut().and_then(|waiting| waiting.remove(&answer.id));
         if let Some(sender) = waits {
-            // Whoever asked may have given up.
-            let _ = sender.send(answer.told);
+            // Whoever asked may have given up. A server whose pipes close then has nobody to talk to, and ends.
+            let _ = sender.send((answer.told, descriptors));
         }
     }
     // Whoever waits learns it by its sender's end.
     drop(lock(&waiting).take());
+}
+
+/// Lines of the channel, with the descriptors that come beside them.
+struct Lines {
+    read: OwnedReadHalf,
+    have: Vec<u8>,
+    /// How many of those bytes are known to have no end of line among them.
+    looked: usize,
+    descriptors: VecDeque<OwnedFd>,
+}
+
+/// Bytes that are read at once.
+const AT_ONCE: usize = 64 << 10;
+/// Descriptors that may wait for their lines.
+const MOST_DESCRIPTORS: usize = 64;
+
+impl Lines {
+    async fn next(&mut self) -> io::Result<Vec<u8>> {
+        loop {
+            if let Some(end) = self.have[self.looked..].iter().position(|byte| *byte == b'\n') {
+                let rest = self.have.split_off(self.looked + end + 1);
+                self.looked = 0;
+                return Ok(std::mem::replace(&mut self.have, rest));
+            }
+            self.looked = self.have.len();
+            if self.have.len() > LONGEST || self.descriptors.len() > MOST_DESCRIPTORS {
+                return Err(io::ErrorKind::InvalidData.into());
+            }
+            let socket: &UnixStream = self.read.as_ref();
+            socket.readable().await?;
+            let (have, descriptors) = (&mut self.have, &mut self.descriptors);
+            let before = have.len();
+            have.resize(before + AT_ONCE, 0);
+            let came = socket
+                .try_io(Interest::READABLE, || sys::rights::receive(socket.as_fd(), &mut have[before..], descriptors));
+            have.truncate(before + came.as_ref().copied().unwrap_or(0));
+            match came {
+                Ok(0) => return Err(hung_up()),
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
 }
 
 /// Writes one line after the other, until the daemon hangs up.
@@ -177,6 +234,8 @@ impl crate::names::Daemon for Channel {
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
+
+    use tokio::io::{AsyncBufReadExt, BufReader};
 
     use super::*;
 
@@ -221,5 +280,49 @@ mod tests {
         let (asked, ()) = tokio::join!(channel.ask(Ask::Metrics), async { drop(daemon) });
         assert!(asked.is_err());
         assert!(channel.ask(Ask::Metrics).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_servers_descriptors_come_with_the_answer_that_they_belong_to() {
+        let (channel, daemon) = pair("descriptors").await;
+        let channel = Arc::new(channel);
+        let asking = ["a", "b"].map(|server| {
+            let channel = Arc::clone(&channel);
+            tokio::spawn(async move { channel.spawn(1, 2, server).await })
+        });
+        let mut lines = BufReader::new(daemon).lines();
+        let mut servers = HashMap::new();
+        for _ in 0..2 {
+            let question: Question = serde_json::from_str(&lines.next_line().await.unwrap().unwrap()).unwrap();
+            let Ask::Spawn { server, .. } = question.ask else { panic!("not asked for") };
+            servers.insert(server, question.id);
+        }
+        let daemon = lines.into_inner().into_inner();
+        // Answered the other way round, and something else between them.
+        for server in ["b", "a"] {
+            let other = format!("{{\"id\":9999,\"told\":\"noted\"}}\n");
+            daemon.try_write(other.as_bytes()).unwrap();
+            let (input, output) = (io::pipe().unwrap(), io::pipe().unwrap());
+            io::Write::write_all(&mut &output.1, server.as_bytes()).unwrap();
+            let answer = Answer { id: servers[server], told: Told::Spawned(Spawned::Running { id: server.into() }) };
+            let line = format!("{}\n", serde_json::to_string(&answer).unwrap());
+            let fds = [input.1.as_fd(), output.0.as_fd()];
+            assert_eq!(sys::rights::send(daemon.as_fd(), line.as_bytes(), &fds).unwrap(), line.len());
+        }
+        for (task, name) in asking.into_iter().zip(["a", "b"]) {
+            let (id, _input, output) = task.await.unwrap().unwrap().unwrap();
+            let mut said = String::new();
+            io::Read::read_to_string(&mut std::fs::File::from(output), &mut said).unwrap();
+            assert_eq!((id.as_str(), said.as_str()), (name, name));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_server_without_its_descriptors_ends_the_channel() {
+        let (channel, daemon) = pair("none").await;
+        let answer = Answer { id: 1, told: Told::Spawned(Spawned::Running { id: "x".into() }) };
+        let line = format!("{}\n", serde_json::to_string(&answer).unwrap());
+        let (spawned, _) = tokio::join!(channel.spawn(1, 2, "a"), async { daemon.try_write(line.as_bytes()) });
+        assert!(spawned.is_err());
     }
 }
