@@ -129,8 +129,9 @@ impl Check {
         })
     }
 
-    /// What of `text` is found, `range` being what the expression matched. `text` ends where the string does.
-    pub(super) fn pass(self, text: &[u8], range: Range<usize>) -> Option<Range<usize>> {
+    /// What of `text` is found: the expression matched at `start`, and `range` is what it means. `text` ends where the string
+    /// does.
+    pub(super) fn pass(self, text: &[u8], start: usize, range: Range<usize>) -> Option<Range<usize>> {
         let value = text.get(range.clone())?;
         let after = text.get(range.end).copied();
         let passes = match self {
@@ -145,9 +146,11 @@ impl Check {
             Self::Jwk => jwk(text, &range),
             Self::Jwt => return jwt(text, range),
             Self::Discord => discord(value),
-            Self::Key => after != Some(b'(') && random(value),
-            Self::RandomToken => after != Some(b'(') && random(value) && !uuid(value),
-            Self::Password => return password(text, range),
+            Self::Key => after != Some(b'(') && !qualified(text, start) && random(value),
+            Self::RandomToken => {
+                after != Some(b'(') && !qualified(text, start) && !paging(text, start) && random(value) && !uuid(value)
+            }
+            Self::Password => return password(text, range).filter(|_| !qualified(text, start)),
             Self::Word => is_password(value, false),
             Self::Userinfo => return userinfo(text, range),
             Self::Authorization => authorization(value),
@@ -221,7 +224,35 @@ fn entropy(value: &[u8]) -> f64 {
 }
 
 fn random(value: &[u8]) -> bool {
-    stands_for_itself(value) && varied(value) && entropy(value) >= 3.0 && !contains(value, b"://")
+    // A name has words in it that chance does not make.
+    const NAMES: [&[u8]; 9] =
+        [b"key", b"secret", b"token", b"password", b"config", b"option", b"flags", b"type", b"://"];
+    stands_for_itself(value)
+        && varied(value)
+        && entropy(value) >= 3.0
+        && !NAMES.iter().any(|part| contains(value, part))
+}
+
+/// What stands before a name, as far as it belongs to it.
+fn name_before(text: &[u8], start: usize, of: impl Fn(u8) -> bool) -> &[u8] {
+    let before = &text[start.saturating_sub(48)..start];
+    let length = before.iter().rev().take_while(|byte| of(**byte)).count();
+    &before[before.len() - length..]
+}
+
+/// Whether a name is the end of a longer one of types or resources: `AWS::IAM::AccessKey`, `arn:aws:…:secret:`.
+fn qualified(text: &[u8], start: usize) -> bool {
+    let name = name_before(text, start, |byte| word(byte) || matches!(byte, b':' | b'-' | b'.' | b'/'));
+    contains(name, b"::") || contains(name, b"arn:") || contains(name, b"urn:")
+}
+
+/// Whether a token shows the next page, or that a form was sent from where it was shown.
+fn paging(text: &[u8], start: usize) -> bool {
+    const WORDS: [&[u8]; 10] =
+        [b"page", b"next", b"csrf", b"xsrf", b"cancel", b"continu", b"progress", b"sync", b"cursor", b"pagin"];
+    let name = name_before(text, start, |byte| word(byte) || matches!(byte, b'-' | b' '));
+    let near = &name[name.len().saturating_sub(16)..];
+    WORDS.iter().any(|word| contains(near, word))
 }
 
 fn uuid(value: &[u8]) -> bool {
@@ -343,12 +374,17 @@ fn is_password(value: &[u8], quoted: bool) -> bool {
     let member = !quoted
         && value.iter().all(|byte| word(*byte) || matches!(byte, b'.' | b':' | b'-'))
         && value[1..].iter().any(|byte| matches!(byte, b'.' | b':'));
+    // `WIN32_ERROR`
+    let constant = !quoted
+        && value.contains(&b'_')
+        && value.iter().all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || *byte == b'_');
     (6..=128).contains(&value.len())
         && letter
         && (digit || value.iter().any(sign))
         && distinct(value) >= 4
         && !variable
         && !member
+        && !constant
         && !value.iter().any(|byte| byte.is_ascii_whitespace() || matches!(byte, b'<' | b'>' | b'(' | b'{'))
         && !STANDS_FOR.iter().chain(&NO_PASSWORDS).any(|part| contains(value, part))
         && count(value, |byte| *byte == b'/') < 2

@@ -92,7 +92,7 @@ impl Pattern {
             // It goes on beyond what was looked at.
             end += text.get(end..)?.iter().take_while(|byte| check::of_tokens(**byte)).count();
         }
-        self.check.pass(text, begin..end)
+        self.check.pass(text, start, begin..end)
     }
 }
 
@@ -128,7 +128,8 @@ pub(super) fn read(text: &str) -> Result<Patterns, BadPatterns> {
         let expression = format!("^(?:{begin}){}", whole(member("goes_on").unwrap_or_default()));
         patterns.push(Pattern { id: id.into(), class, after, expression: compile(id, &expression)?, check });
         wholes.push(expression);
-        begins.push(begin);
+        // The boundary here only spares a closer look; what may stand before is told by `after`.
+        begins.push(if after == After::Any { begin } else { format!("\\b(?:{begin})") });
     }
     let which = RegexSetBuilder::new(&wholes)
         .unicode(false)

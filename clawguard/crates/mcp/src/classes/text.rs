@@ -194,56 +194,62 @@ pub(super) fn mark(class: DataClass) -> String {
 
 /// JSON pointers to these strings, by their numbers. The names among them are not repeated.
 pub(super) fn paths(json: &Json, marks: &BTreeMap<usize, DataClass>) -> BTreeMap<usize, String> {
-    let mut walk = Paths { marks, next: 0, found: BTreeMap::new() };
-    walk.walk(json, &mut String::new());
+    let mut walk = Paths { marks, next: 0, steps: Vec::new(), found: BTreeMap::new() };
+    walk.walk(json);
     walk.found
 }
 
 struct Paths<'a> {
     marks: &'a BTreeMap<usize, DataClass>,
     next: usize,
+    steps: Vec<Step<'a>>,
     found: BTreeMap<usize, String>,
 }
 
-impl Paths<'_> {
-    fn take(&mut self, path: &str) -> Option<DataClass> {
-        let class = self.marks.get(&self.next).copied();
-        if class.is_some() {
-            self.found.insert(self.next, path.to_owned());
+#[derive(Clone, Copy)]
+enum Step<'a> {
+    Item(usize),
+    Member(&'a str),
+    Marked(DataClass),
+}
+
+impl<'a> Paths<'a> {
+    fn take(&mut self) {
+        if self.marks.contains_key(&self.next) {
+            let path = self.steps.iter().fold(String::new(), |path, step| {
+                path + "/"
+                    + &match step {
+                        Step::Item(number) => number.to_string(),
+                        Step::Marked(class) => mark(*class),
+                        Step::Member(name) => {
+                            name[..name.floor_char_boundary(LONGEST_NAME)].replace('~', "~0").replace('/', "~1")
+                        }
+                    }
+            });
+            self.found.insert(self.next, path);
         }
         self.next += 1;
-        class
     }
 
-    fn walk(&mut self, json: &Json, path: &mut String) {
-        let long = path.len();
+    fn walk(&mut self, json: &'a Json) {
         match json {
             Json::Array(items) => {
-                for (i, item) in items.iter().enumerate() {
-                    path.push_str(&format!("/{i}"));
-                    self.walk(item, path);
-                    path.truncate(long);
+                for (number, item) in items.iter().enumerate() {
+                    self.steps.push(Step::Item(number));
+                    self.walk(item);
+                    self.steps.pop();
                 }
             }
             Json::Object(members) => {
                 for (name, value) in members {
-                    path.push('/');
-                    let shown = match self.marks.get(&self.next) {
-                        Some(class) => mark(*class),
-                        None => {
-                            let cut = name.floor_char_boundary(LONGEST_NAME);
-                            name[..cut].replace('~', "~0").replace('/', "~1")
-                        }
-                    };
-                    path.push_str(&shown);
-                    self.take(path);
-                    self.walk(value, path);
-                    path.truncate(long);
+                    self.steps
+                        .push(self.marks.get(&self.next).map_or(Step::Member(name), |class| Step::Marked(*class)));
+                    self.take();
+                    self.walk(value);
+                    self.steps.pop();
                 }
             }
-            _ if of_text(json) => {
-                self.take(path);
-            }
+            _ if of_text(json) => self.take(),
             _ => {}
         }
     }
