@@ -4,7 +4,7 @@ use bytes::Bytes;
 use hyper::{Response, StatusCode};
 use mcp::{
     decide::Reason,
-    era::Era,
+    era::{self, Era},
     json::Json,
     message::{self, Id, Message, code},
 };
@@ -60,6 +60,22 @@ pub(crate) fn refused(id: &Id, method: &str, target: &str, reason: Reason) -> Me
         "prompts/get" => message::error(id, code::INVALID_PARAMS, &format!("Unknown prompt: {target}"), None),
         _ => message::error(id, code::METHOD_NOT_FOUND, &format!("Method not found: {method}"), None),
     }
+}
+
+/// What a client of the newer era has to declare before it speaks of tasks.
+const TASKS: &str = "io.modelcontextprotocol/tasks";
+
+/// Whether a request's client declares that it knows of tasks.
+pub(crate) fn knows_of_tasks(params: Option<&Json>) -> bool {
+    params.and_then(|params| params.at(&["_meta", era::CLIENT_CAPABILITIES, "extensions", TASKS])).is_some()
+}
+
+/// The answer to one that does not.
+pub(crate) fn without_tasks(id: &Id) -> Message {
+    let extensions = Json::object([(TASKS, Json::object([]))]);
+    let data = Json::object([("requiredCapabilities", Json::object([("extensions", extensions)]))]);
+    let text = "the client did not declare the extension for tasks";
+    message::error(Some(id.clone()), era::code::MISSING_CAPABILITY, text, Some(data))
 }
 
 /// What becomes of a request that the server did not answer.

@@ -294,6 +294,9 @@ impl Context {
             && &*request.method != "tasks/list"
             && !self.knows_task(&session, &request)
         {
+            if self.era == Era::Modern && !answer::knows_of_tasks(request.params.as_ref()) {
+                return reply(StatusCode::BAD_REQUEST, &answer::without_tasks(&request.id));
+            }
             let text = "no such task";
             return reply(StatusCode::OK, &message::error(Some(request.id), code::INVALID_PARAMS, text, None));
         }

@@ -66,3 +66,43 @@ async fn what_a_server_asks_back_for_is_judged() {
     let answer = post(&world, "tools/call", Some("get_case"), ask).await.json();
     assert_eq!(answer["result"]["resultType"], "input_required");
 }
+
+#[tokio::test]
+async fn a_task_is_asked_for_by_the_job_whose_call_made_it_and_asks_for_no_more_than_the_contract_gives() {
+    let task = json!({ "taskId": "t-1", "status": "input_required" });
+    let given = task.clone();
+    let serve = Arc::new(move |_: &str, message: Value, _: hyper::HeaderMap| {
+        usual(&message, &["get_case"]).unwrap_or_else(|| {
+            let mut result = given.clone();
+            result["resultType"] = json!(if message["method"] == "tools/call" { "task" } else { "complete" });
+            if message["method"] == "tasks/get" {
+                result["inputRequests"] = json!({ "a": { "method": "sampling/createMessage", "params": {} } });
+            }
+            Served::Json(200, json!({ "jsonrpc": "2.0", "id": message["id"], "result": result }))
+        })
+    });
+    for (guard, passes) in [
+        (json!({ "tools": { "allow": ["crm/*"] }, "mcp": { "tasks": ["crm"], "sampling": ["crm"] } }), true),
+        (json!({ "tools": { "allow": ["crm/*"] }, "mcp": { "tasks": ["crm"] } }), false),
+    ] {
+        let world = World::new(guard, serve.clone()).await;
+        let declared = json!({ "extensions": { "io.modelcontextprotocol/tasks": {} }, "sampling": {} });
+        let ask = async |method: &str, name: &str, params: Value, capabilities: &Value| {
+            let mut message = message(method, params);
+            message["params"]["_meta"]["io.modelcontextprotocol/clientCapabilities"] = capabilities.clone();
+            let version = ("mcp-protocol-version", "2026-07-28");
+            let headers = [("content-type", "application/json"), version, ("mcp-method", method), ("mcp-name", name)];
+            world.http(Method::POST, "/s/crm/mcp", &headers, message.to_string()).await
+        };
+        let made = ask("tools/call", "get_case", json!({ "name": "get_case", "arguments": {} }), &declared).await;
+        assert_eq!(made.json()["result"]["taskId"], "t-1");
+        let got = ask("tasks/get", "t-1", json!({ "taskId": "t-1" }), &declared).await.json();
+        assert_eq!(got["result"]["inputRequests"].is_object(), passes, "{got}");
+        assert_eq!(got["error"]["code"] == -31000, !passes, "{got}");
+        let other = ask("tasks/get", "t-2", json!({ "taskId": "t-2" }), &declared).await.json();
+        assert_eq!(other["error"]["code"], -32602);
+        let without = ask("tasks/get", "t-2", json!({ "taskId": "t-2" }), &json!({})).await;
+        assert_eq!((without.status, without.json()["error"]["code"].as_i64()), (400, Some(-32021)));
+        assert_eq!(world.heard("tasks/get").len(), 1);
+    }
+}
