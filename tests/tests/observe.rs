@@ -14,8 +14,16 @@ fn observed() -> World {
     let mut world = World::named();
     // What comes first belongs to [names].
     world.configure(OBSERVED);
-    world.start();
+    start(&mut world);
     world
+}
+
+/// Before the guard answers, names are asked for past it and not known, or do not exist.
+fn start(world: &mut World) {
+    let answers = |world: &World| world.log_text().matches("answering names").count();
+    let before = answers(world);
+    world.start();
+    world.eventually("the guard answers", |world| answers(world) > before);
 }
 
 /// What an agent was seen to do.
@@ -41,7 +49,7 @@ fn enforce(world: &mut World, draft: &PathBuf) {
     world.json(&["wpc", "use", signed.to_str().unwrap(), "--agent", "a"]);
     world.configure(ENFORCED);
     world.stop();
-    world.start();
+    start(world);
     let agents = world.json(&["status"])["agents"].clone();
     let agent = agents.as_array().unwrap().iter().find(|agent| agent["name"] == "a").unwrap().clone();
     assert_eq!(agent["mode"], "enforce");
