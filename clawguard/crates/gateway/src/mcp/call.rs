@@ -191,7 +191,10 @@ impl Context {
         }
         let arguments = Arguments::of(request.params.as_ref());
         let mut facts = self.facts(Defined::None);
-        facts.data = found.denied.is_some();
+        // What was judged by its name is not passed on under another one.
+        let named = super::message::target(request);
+        facts.data = found.denied.is_some() || named != target;
+        let target = &*named;
         let place = match self.gate.limits.call(self.job.rules.key, &self.standing.rules.limits) {
             Ok(place) => Some(place),
             Err(limit) => {
@@ -228,6 +231,8 @@ impl Context {
         let mut found = data::Found::default();
         if let (Some(rules), Some(params)) = (self.job.data(), &mut request.params) {
             found = self.gate.data.look(rules, self.job.rules.observe, params).await;
+            // What was judged by its name is not passed on under another one.
+            params.set("name", tool.into());
         }
         let arguments = Arguments::of_call(request.params.as_ref());
         let mut facts = self.facts(defined.0);

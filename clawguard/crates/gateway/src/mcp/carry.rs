@@ -129,8 +129,13 @@ impl Context {
         let opened = match until(&pending, self.open(&session, &message, &self.passed)).await {
             Ok(opened) => opened,
             Err(cut) => {
+                // A server that does not know the session any more: its client begins another one.
+                let lost = self.era == Era::Legacy && matches!(cut, Cut::Failed(Failure::Status(404)));
                 let message = self.cut(&session, &id, is_tool, pending, cut).await;
-                return answer::reply(StatusCode::OK, &message);
+                if lost {
+                    self.gate.sessions.remove(&session);
+                }
+                return answer::reply(if lost { StatusCode::NOT_FOUND } else { StatusCode::OK }, &message);
             }
         };
         let Opened { status, mut arrivals, asked, .. } = opened;

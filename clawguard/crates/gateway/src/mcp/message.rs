@@ -531,7 +531,7 @@ pub(crate) fn tool_of(request: &Request) -> Option<String> {
 }
 
 /// What a request is about, for the record and the refusal.
-fn target(request: &Request) -> String {
+pub(crate) fn target(request: &Request) -> String {
     let of = |name: &str| request.params.as_ref().and_then(|params| params.get(name)).and_then(Json::as_str);
     let about = request.params.as_ref().and_then(|params| params.get("ref"));
     let about = about.and_then(|about| about.get("name").or_else(|| about.get("uri"))).and_then(Json::as_str);

@@ -49,16 +49,16 @@ impl Context {
             // Nobody waits for an answer to these.
             return Err(replies::empty(StatusCode::ACCEPTED));
         };
-        let result = |result| Err(reply(StatusCode::OK, &message::result(request.id.clone(), result)));
+        let result = |result| reply(StatusCode::OK, &message::result(request.id.clone(), result));
         match (&*request.method, shut) {
-            ("ping", _) if self.era == Era::Legacy => result(Json::object([])),
+            ("ping", _) if self.era == Era::Legacy => Err(result(Json::object([]))),
             ("tools/list", _) => {
                 let mut none = Json::object([("tools", Json::Array(Vec::new()))]);
                 if self.era == Era::Modern {
                     list::private(&mut none);
                     none.set("resultType", "complete".into());
                 }
-                result(none)
+                Err(result(none))
             }
             // A client that greets while its server is killed is told when it is given back.
             (_, None) => Ok(message),

@@ -18,6 +18,9 @@ use super::world::{PORT, Serve, Served, World, call, echo, event, usual};
 
 const TOOLS: &[&str] = &["get_case", "delete_case"];
 
+/// A request that a server has not answered: its id, and where its answer goes.
+type Open = (Value, mpsc::Sender<String>);
+
 fn everything() -> Value {
     json!({ "tools": { "allow": ["crm/*"] } })
 }
@@ -71,7 +74,7 @@ async fn a_message_that_comes_slowly_is_judged_by_what_is_in_force_once_it_is_th
 
 #[tokio::test]
 async fn a_call_that_waits_for_its_servers_list_is_judged_by_what_is_in_force_afterwards() {
-    let open: Arc<Mutex<Vec<(Value, mpsc::Sender<String>)>>> = Arc::default();
+    let open: Arc<Mutex<Vec<Open>>> = Arc::default();
     let lists = Arc::clone(&open);
     let serve: Serve = Arc::new(move |method, message, headers| {
         if message["method"] != "tools/list" {
@@ -403,4 +406,35 @@ async fn a_client_that_does_not_read_does_not_keep_a_kill_from_its_call() {
     let killed = |world: &World| world.daemon.records().iter().any(|record| record["ended"]["status"] == "killed");
     world.eventually("the call is recorded as killed", killed).await;
     world.eventually("the server is told", |world| world.heard("notifications/cancelled").len() == 1).await;
+}
+
+#[tokio::test]
+async fn a_session_that_its_server_has_forgotten_ends_for_its_client_too() {
+    let serve: Serve = Arc::new(|_, message, _| usual(&message, TOOLS).unwrap_or(Served::Nothing(404)));
+    let world = World::new(everything(), serve).await;
+    let session = world.session().await;
+    for message in [call(7, "get_case", &json!({})), json!({ "jsonrpc": "2.0", "id": 8, "method": "tools/list" })] {
+        assert_eq!(world.post(&session, &message).await.status, 404);
+    }
+    assert_eq!(world.heard("tools/list").len(), 1);
+    assert!(world.daemon.records().iter().any(|record| record["ended"]["status"] == "error"));
+}
+
+#[tokio::test]
+async fn what_was_judged_by_its_name_is_not_passed_on_under_another_one() {
+    let token = format!("{}_{}", "ghp", "a1B2c3D4e5F6g7H8i9J0k1L2m3N4o5P6q7R8");
+    let guard =
+        json!({ "tools": {}, "mcp": { "resources": ["crm/docs://*"] }, "data_classes": { "redact": ["secrets"] } });
+    let serve: Serve = Arc::new(|_, message, _| {
+        usual(&message, TOOLS).unwrap_or_else(|| {
+            Served::Json(200, json!({ "jsonrpc": "2.0", "id": message["id"], "result": { "contents": [] } }))
+        })
+    });
+    let world = World::new(guard, serve).await;
+    let session = world.session().await;
+    let read = |uri: &str| json!({ "jsonrpc": "2.0", "id": 1, "method": "resources/read", "params": { "uri": uri } });
+    assert!(world.post(&session, &read("docs://a")).await.json()["result"].is_object());
+    assert!(world.post(&session, &read(&format!("docs://{token}"))).await.json()["error"].is_object());
+    assert_eq!(world.heard("resources/read").len(), 1);
+    assert!(!world.daemon.records().iter().any(|record| record.to_string().contains(&token)));
 }
