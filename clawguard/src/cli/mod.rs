@@ -18,6 +18,7 @@ mod pins;
 mod protect;
 mod remote;
 mod run;
+mod server;
 mod shield;
 mod shown;
 mod status;
@@ -111,6 +112,9 @@ enum Command {
     /// The daemon's own test process.
     #[command(hide = true, name = ::daemon::CANARY)]
     Canary,
+    /// The first process of a stdio server that the daemon starts.
+    #[command(hide = true, name = ::daemon::SERVER)]
+    Server,
 }
 
 /// Why a command failed, by the exit status that says so.
@@ -234,6 +238,9 @@ fn carry_out(arguments: Arguments) -> Done {
     if matches!(arguments.command, Command::Canary) {
         return fence::serve_canary(std::io::stdin(), std::io::stdout()).map_err(Failure::from);
     }
+    if matches!(arguments.command, Command::Server) {
+        return server::run();
+    }
     let paths = Paths::new(arguments.root.as_deref()).map_err(|error| {
         Failure::Usage(format!("--root {}: {error}", arguments.root.clone().unwrap_or_default().display()))
     })?;
@@ -265,7 +272,7 @@ fn carry_out(arguments: Arguments) -> Done {
         Command::BreakGlass(arguments) => breakglass::break_glass(&context, &arguments),
         Command::Uninstall => breakglass::uninstall(&context),
         Command::Enrol(arguments) => enrol::run(&context, &arguments),
-        Command::Canary => Ok(()),
+        Command::Canary | Command::Server => Ok(()),
     }
 }
 

@@ -90,6 +90,7 @@ pub(crate) fn run(context: &Context, arguments: &Arguments) -> Done {
             ("CLAWGUARD_AGENT".into(), answer.job.agent.clone()),
             ("CLAWGUARD_DENIALS".into(), answer.denials.clone()),
         ],
+        directory: None,
         command: arguments.command.clone(),
     };
     let status = launch(context, &answer, &plan, root)?;

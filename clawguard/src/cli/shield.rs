@@ -6,6 +6,7 @@ use std::{
     fmt::Display,
     io::{self, PipeReader, PipeWriter, Read, Write},
     os::fd::AsFd,
+    path::PathBuf,
 };
 
 use nix::{
@@ -30,6 +31,8 @@ pub(crate) struct Plan {
     pub(crate) identity: Identity,
     pub(crate) unix_sockets: bool,
     pub(crate) environment: Vec<(String, String)>,
+    /// Where it starts, if not where the caller is.
+    pub(crate) directory: Option<PathBuf>,
     pub(crate) command: Vec<String>,
 }
 
@@ -42,7 +45,7 @@ const CANNOT_EXECUTE: u8 = 126;
 const NOT_FOUND: u8 = 127;
 
 /// What went wrong, with the exit status for it.
-struct Trouble(u8, String);
+pub(crate) struct Trouble(pub(crate) u8, pub(crate) String);
 
 fn trouble(what: &'static str) -> impl Fn(&dyn Display) -> Trouble {
     move |error| Trouble(CANNOT_START, format!("could not {what}: {error}"))
@@ -75,7 +78,8 @@ pub(crate) fn first_process(plan: &Plan, mut go: PipeReader, mut report: PipeWri
     reap(command, handed)
 }
 
-fn start(plan: &Plan, report: &PipeWriter, handed: &SigSet) -> Result<Pid, Trouble> {
+/// Makes the place safe and starts the command. What goes wrong in the command's process before it is the command, it reports.
+pub(crate) fn start(plan: &Plan, report: &PipeWriter, handed: &SigSet) -> Result<Pid, Trouble> {
     confine::shield_file_systems().map_err(|e| trouble("shield the file systems")(&e))?;
     // The command asks to be mapped once it is in its user namespace, and waits until it is.
     let (mut asks, ask) = io::pipe().map_err(|e| trouble("make a pipe")(&e))?;
@@ -159,6 +163,10 @@ fn become_command(
     for (variable, value) in &plan.environment {
         process::set_variable(variable, value);
     }
+    if let Some(directory) = &plan.directory {
+        // As its user, who may not be let in.
+        std::env::set_current_dir(directory).map_err(|e| trouble("go to its directory")(&e))?;
+    }
     confine::no_new_privileges().map_err(|e| trouble("give up privileges")(&e))?;
     confine::landlock_scope().map_err(|e| trouble("scope signals")(&e))?;
     confine::close_others(&[report.as_fd()]).map_err(|e| trouble("close descriptors")(&e))?;
@@ -186,7 +194,7 @@ fn set_ids(uid: u32, gid: u32) -> Result<(), Trouble> {
 }
 
 /// Waits for the command, for orphans, and for signals to hand on.
-fn reap(command: Pid, handed: &SigSet) -> ! {
+pub(crate) fn reap(command: Pid, handed: &SigSet) -> ! {
     let mut waited = *handed;
     waited.add(Signal::SIGCHLD);
     loop {

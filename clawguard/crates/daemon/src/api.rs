@@ -179,7 +179,7 @@ fn start_job(shared: &Shared, call: &Call) -> Answer<Reply> {
     let body: JobBody = call.body()?;
     let own = named_contract(shared, body.envelope.as_deref(), body.wpc_hash.as_deref())?;
     let expected = body.wpc_hash.as_ref().and_then(|hash| hash.parse().ok());
-    let named = Core::named_job(&body)?;
+    let named = shared.lock().named_job(&body)?;
     let own = match own {
         None => None,
         Some(bytes) => {
@@ -295,7 +295,7 @@ impl Core {
             }
             .into(),
             risk: server.risk.to_string(),
-            running: 0,
+            running: self.servers_running(&server.name),
             pins_waiting: self.pins.waiting(&server.name),
             problem: self.server_problem(&server.name),
         });
@@ -304,6 +304,12 @@ impl Core {
             servers: servers.collect(),
             approvals_pending: self.approvals.pending() as u64,
         }
+    }
+
+    /// How many processes of a stdio server run, each for one job.
+    fn servers_running(&self, server: &str) -> u64 {
+        let agent = crate::stdio::agent(server);
+        self.jobs.values().filter(|job| !job.over && job.agent.as_str() == agent).count() as u64
     }
 
     /// What is in force.

@@ -376,6 +376,20 @@ impl Config {
             }
         }
         self.mcp.check()?;
+        for server in self.mcp.server.iter().filter(|server| server.command.is_some()) {
+            let agent = crate::stdio::agent(&server.name);
+            let key = format!("[[mcp.server]] {}", server.name);
+            match agent.parse::<AgentName>() {
+                Ok(agent) if names.contains(&agent) => {
+                    return wrong(
+                        key,
+                        "[[agent]] has a name that is the stdio server's own: mcp- and the server's name",
+                    );
+                }
+                Ok(_) => {}
+                Err(_) => return wrong(key, "a stdio server's name has 44 characters at most"),
+            }
+        }
         self.limits.check()?;
         self.registry.check()
     }

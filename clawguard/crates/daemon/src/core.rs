@@ -84,6 +84,7 @@ pub(crate) struct Core {
     pub(crate) approvals: Approvals,
     pub(crate) hooks: Hooks,
     pub(crate) pins: Pins,
+    pub(crate) stdio: crate::stdio::Stdio,
 }
 
 /// An agent, as the running daemon sees it.

@@ -69,6 +69,8 @@ pub(crate) struct InEffect {
     done: Flipped,
     /// Whether it took something away.
     takes: bool,
+    /// How many stdio servers ended by it.
+    servers: usize,
     /// The number of the rules that have it.
     pub(crate) serial: u64,
 }
@@ -405,7 +407,9 @@ impl Core {
         }
         let mut canary = self.canary.take();
         let told = Cell::new(0);
+        let doomed = if takes { self.servers_killed_by(&flip.next) } else { Vec::new() };
         let persist = || {
+            self.cut_servers(&doomed);
             // Of what is killed, the gateway hears as soon as the kernel has it; of what is given back, once that is on disk.
             if takes {
                 self.rulebook.publish(self.rules_in_between(&flip.next, given_back));
@@ -417,6 +421,7 @@ impl Core {
             switch::apply(&self.fence, canary.as_mut(), scope, &groups, &flip.targets, flip.started, persist);
         self.canary = canary;
         self.shut_stand_ins(&flip.targets);
+        self.end_servers(&doomed, &format!("its group is killed: {}", flip.flip_id));
         // Only what was to be given back is not in force when it is not on disk.
         if let (Err(why), false) = (&done.persisted, takes) {
             return refuse(
@@ -434,13 +439,13 @@ impl Core {
             self.problems.remove(SWITCH);
         }
         let serial = self.publish();
-        Ok(InEffect { flip, done, takes, serial })
+        Ok(InEffect { flip, done, takes, serial, servers: doomed.len() })
     }
 
     /// Records a flip that is in force, and says what was proven. A gateway that did not say that it keeps to it is killed, and
     /// with it every call that was under way.
     pub(crate) fn conclude(&mut self, effect: InEffect, heard: Word) -> Answer<(FlipAnswer, Option<Ticket>)> {
-        let InEffect { flip, mut done, takes, .. } = effect;
+        let InEffect { flip, mut done, takes, servers, .. } = effect;
         let gateway = match heard {
             Word::Nobody => None,
             Word::Kept(_) => Some("kept"),
@@ -480,7 +485,7 @@ impl Core {
                 _ => done.after != Proof::Unknown,
             };
         let kind = if proven { Kind::Flip } else { Kind::FlipFailed };
-        let body = json!({ "flip": answer, "reason": flip.reason });
+        let body = json!({ "flip": answer, "reason": flip.reason, "stdio_servers_ended": servers });
         let ticket = self.record(kind, body).ok();
         answer.persisted &= ticket.is_some();
         if let Some(trouble) = &done.trouble {

@@ -5,14 +5,20 @@ use std::{
     fs::{self, File},
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    os::{fd::AsFd, unix::net::UnixStream},
+    os::{
+        fd::{AsFd, BorrowedFd},
+        unix::net::UnixStream,
+    },
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use claw::Hash;
 use clawguard_common::{Addr, Reason, protocol, side};
-use control::channel::{Answer, Ask, LONGEST, Named, Question, Told};
+use control::{
+    calls::Spawned,
+    channel::{Answer, Ask, LONGEST, Named, Question, Told},
+};
 use evidence::chain::Kind;
 use fence::{AgentName, JobId};
 use policy::{
@@ -25,7 +31,7 @@ use policy::{
 use serde_json::json;
 use sys::process::{Child, Program};
 use tokio::{
-    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Interest},
     sync::Semaphore,
 };
 
@@ -34,6 +40,7 @@ use crate::{
     contracts::Judged,
     core::{self, Core, Shared, failed},
     jobs::{NewJob, Origin},
+    stdio,
 };
 
 /// The user whom the gateway becomes.
@@ -315,10 +322,30 @@ struct Answers(Arc<tokio::sync::Mutex<tokio::net::unix::OwnedWriteHalf>>);
 
 impl Answers {
     async fn write(&self, id: u64, told: Told) {
+        self.write_with(id, told, &[]).await;
+    }
+
+    /// Writes an answer, and with its first byte these descriptors.
+    async fn write_with(&self, id: u64, told: Told, descriptors: &[BorrowedFd<'_>]) {
         let Ok(mut text) = serde_json::to_string(&Answer { id, told }) else { return };
         text.push('\n');
         // A gateway that hung up is noticed by whoever reads.
-        let written = tokio::time::timeout(UNREAD, async { self.0.lock().await.write_all(text.as_bytes()).await });
+        let written = tokio::time::timeout(UNREAD, async {
+            let mut write = self.0.lock().await;
+            let mut sent = 0;
+            while sent == 0 && !descriptors.is_empty() {
+                let socket: &tokio::net::UnixStream = write.as_ref();
+                socket.writable().await?;
+                let tried = socket
+                    .try_io(Interest::WRITABLE, || sys::rights::send(socket.as_fd(), text.as_bytes(), descriptors));
+                match tried {
+                    Ok(count) => sent = count,
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            write.write_all(text.as_bytes().get(sent..).unwrap_or_default()).await
+        });
         if written.await.is_err() {
             // Half a line may be out: nothing more can be said on this channel.
             let _ = self.0.lock().await.shutdown().await;
@@ -330,6 +357,7 @@ impl Answers {
 /// then asked for anew, and the calls that it was making are recorded.
 pub(crate) async fn serve(channel: tokio::net::UnixStream, shared: Arc<Shared>) {
     let (number, under_way) = shared.calls.opened();
+    shared.lock().servers_opened(number);
     let (read, write) = channel.into_split();
     let write = Answers(Arc::new(tokio::sync::Mutex::new(write)));
     let places = Arc::new(Semaphore::new(MOST_QUESTIONS));
@@ -378,6 +406,17 @@ pub(crate) async fn serve(channel: tokio::net::UnixStream, shared: Arc<Shared>) 
             continue;
         }
         answers.spawn(async move {
+            if let Ask::Spawn { slot, key, server } = ask {
+                if let Some((spawned, started)) = spawned(&shared, number, (slot, key), &server).await {
+                    let descriptors = started.as_ref().map(|started| [started.input.as_fd(), started.output.as_fd()]);
+                    let descriptors = descriptors.as_ref().map_or(&[][..], |both| &both[..]);
+                    write.write_with(id, Told::Spawned(spawned), descriptors).await;
+                    if let Some(started) = started {
+                        tokio::spawn(started.log_errors(server));
+                    }
+                }
+                return drop(place);
+            }
             let Some(told) = told(&shared, number, ask).await else { return };
             if let Told::Errands(errands) = &told {
                 let mut taken = taken.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -391,6 +430,7 @@ pub(crate) async fn serve(channel: tokio::net::UnixStream, shared: Arc<Shared>) 
         });
     }
     shared.rulebook.hung_up(number);
+    shared.lock().servers_closed(number);
     answers.shutdown().await;
     let taken = taken.lock().map_or_else(|broken| broken.into_inner().clone(), |taken| taken.clone());
     shared.errands_lost(&taken);
@@ -408,6 +448,18 @@ async fn recorded(shared: &Arc<Shared>, calls: Vec<crate::calls::Past>) -> Optio
     let _thread = shared.gateway_threads.acquire().await.ok()?;
     let shared = Arc::clone(shared);
     tokio::task::spawn_blocking(move || shared.lock().record_calls(&calls)).await.ok()
+}
+
+/// Starts a stdio server.
+async fn spawned(
+    shared: &Arc<Shared>,
+    channel: u64,
+    whose: (u32, u64),
+    server: &str,
+) -> Option<(Spawned, Option<stdio::Started>)> {
+    let _thread = shared.gateway_threads.acquire().await.ok()?;
+    let (shared, server) = (Arc::clone(shared), server.to_owned());
+    tokio::task::spawn_blocking(move || stdio::spawn(&shared, channel, whose, &server)).await.ok()
 }
 
 /// Answers a question; the ones that wait, without a thread.
@@ -430,7 +482,15 @@ async fn told(shared: &Arc<Shared>, channel: u64, ask: Ask) -> Option<Told> {
     }
     let _thread = shared.gateway_threads.acquire().await.ok()?;
     let shared = Arc::clone(shared);
-    tokio::task::spawn_blocking(move || tell(&shared, ask)).await.ok()
+    tokio::task::spawn_blocking(move || match ask {
+        Ask::Stop { id } => {
+            shared.lock().stop_server(channel, &id);
+            Told::Noted
+        }
+        ask => tell(&shared, ask),
+    })
+    .await
+    .ok()
 }
 
 fn tell(shared: &Shared, ask: Ask) -> Told {

@@ -42,6 +42,8 @@ pub(crate) enum Origin {
     Match,
     /// The gateway.
     Gateway,
+    /// A stdio server.
+    Server,
 }
 
 impl Origin {
@@ -51,6 +53,7 @@ impl Origin {
             Self::Unit => "unit",
             Self::Match => "match",
             Self::Gateway => "gateway",
+            Self::Server => "server",
         }
     }
 }
@@ -160,9 +163,12 @@ impl Core {
     }
 
     /// The agent and the id of the job that a caller of the API wants. Without an id, its token names it.
-    pub(crate) fn named_job(body: &JobBody) -> Answer<(AgentName, JobId)> {
+    pub(crate) fn named_job(&self, body: &JobBody) -> Answer<(AgentName, JobId)> {
         let named = |text: &str| text.parse::<AgentName>();
         let agent = match body.agent.as_deref().map_or_else(|| named("default"), named) {
+            Ok(name) if self.is_servers(&name) => {
+                return refuse(Code::BadRequest, format!("{name} is the name of a stdio server"), "");
+            }
             Ok(name) if name.as_str() != crate::GATEWAY || body.enrol_caller => name,
             Ok(name) => return refuse(Code::BadRequest, format!("{name} is the gateway's own name"), ""),
             Err(error) => return refuse(Code::BadRequest, error.to_string(), ""),
@@ -294,7 +300,7 @@ impl Core {
                 "actor": new.actor,
             }),
         )?;
-        if matches!(new.origin, Origin::Run | Origin::Gateway) {
+        if matches!(new.origin, Origin::Run | Origin::Gateway | Origin::Server) {
             fs::create_dir_all(&new.directory).map_err(|error| failed("make the job's cgroup", &error))?;
         }
         let observe = agent.mode == AgentMode::Observe;
@@ -324,7 +330,7 @@ impl Core {
             awaited: match new.origin {
                 Origin::Match => None,
                 Origin::Unit => Some(Instant::now() + UNIT_BEGINS),
-                Origin::Run | Origin::Gateway => Some(Instant::now() + FIRST_PROCESS),
+                Origin::Run | Origin::Gateway | Origin::Server => Some(Instant::now() + FIRST_PROCESS),
             },
             denials: 0,
             token: new.token,
@@ -437,7 +443,7 @@ impl Core {
     }
 
     /// A job is over: nothing of it passes any more, its live connections are ended, and that is recorded.
-    fn finish_job(&mut self, id: &JobId, actor: Option<&serde_json::Value>) -> Option<Ticket> {
+    pub(crate) fn finish_job(&mut self, id: &JobId, actor: Option<&serde_json::Value>) -> Option<Ticket> {
         let job = self.jobs.get_mut(id)?;
         if job.over {
             return None;
@@ -445,6 +451,8 @@ impl Core {
         job.over = true;
         let (enrolled, agent) = (job.enrolled.clone(), job.agent.clone());
         self.fence.end(enrolled.slot);
+        self.forget_server(id);
+        self.stop_servers("its job is over", |server| server.owner == enrolled.key);
         self.publish();
         self.tend_approvals();
         let severed = self.fence.sever(|flow| flow.stamp.key == enrolled.key).unwrap_or_default();
@@ -496,7 +504,7 @@ impl Core {
         }
         drop(self.finish_job(id, None));
         let Some(job) = self.jobs.get(id).cloned() else { return };
-        if matches!(job.origin, Origin::Run | Origin::Gateway)
+        if matches!(job.origin, Origin::Run | Origin::Gateway | Origin::Server)
             && let Err(error) = cgroup::remove(&job.directory)
         {
             tracing::warn!(%error, job = %id, "the job's cgroup stays, and stays fenced");

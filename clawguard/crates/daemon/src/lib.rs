@@ -30,16 +30,21 @@ mod registry;
 mod rules;
 mod serve;
 mod spoken;
+mod stdio;
 pub mod tokens;
 mod watch;
 
 pub use serve::{Error, Options, host_did, host_key, run};
+pub use stdio::ServerPlan;
 
 /// The name of the agent that the gateway is.
 pub const GATEWAY: &str = "gateway";
 
 /// The argument with which the daemon starts its own executable as the canary.
 pub const CANARY: &str = "canary";
+
+/// The argument with which the daemon starts its own executable as the first process of a stdio server.
+pub const SERVER: &str = "stdio-server";
 
 /// An id that is not given twice: a word, the time in hexadecimal, and some chance.
 #[must_use]

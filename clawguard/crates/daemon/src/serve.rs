@@ -118,10 +118,12 @@ pub fn run(options: &Options) -> Result<(), Error> {
     shared.lock().adopt_kills()?;
     shared.lock().adopt_observed();
     put_contracts_in_force(&shared);
+    shared.lock().end_left_servers();
     let served = runtime.block_on(serve(Arc::clone(&shared), options, &file));
     let mut core = shared.lock();
     // Whatever the gateway was making when its channel ended with this daemon.
     core.record_calls(&shared.calls.all_closed());
+    core.stop_servers("the daemon stops", |_| true);
     core.end_interval();
     core.save_observed(true);
     // With what issuers said last, so that the next daemon need not ask before anything goes on.
@@ -215,6 +217,7 @@ fn start(paths: Paths, config: Config) -> Result<Core, Error> {
         approvals: Approvals::open(&paths.approvals()).map_err(system("read the approvals"))?,
         hooks: Hooks::new(&paths.run()),
         pins: Pins::open(&paths.pins()).map_err(system("make the directory of pins"))?,
+        stdio: crate::stdio::Stdio::default(),
         started_at: Core::now(),
         executable,
         paths,
@@ -269,10 +272,22 @@ fn put_contracts_in_force(shared: &Shared) {
             Err(error) => tracing::error!(agent = %agent.name, message = error.message, "the agent has no place"),
         }
     }
+    // A stdio server is an agent of its own, which nobody but the daemon can start.
+    let servers: Vec<(AgentName, Option<String>)> = {
+        let core = shared.lock();
+        let stdio = core.config.mcp.server.iter().filter(|server| server.command.is_some());
+        stdio.filter_map(|server| Some((crate::stdio::agent(&server.name).parse().ok()?, server.wpc.clone()))).collect()
+    };
+    for (name, _) in &servers {
+        if let Err(error) = shared.lock().agent(name) {
+            tracing::error!(agent = %name, message = error.message, "the stdio server has no place");
+        }
+    }
     // Agents that an operator made by `run` or `wpc use` are in the ledger only.
     let known: Vec<AgentName> = shared.lock().ledger.agents.keys().cloned().collect();
     for name in known {
-        let configured = agents.iter().find(|agent| agent.name == name).and_then(|agent| agent.wpc.clone());
+        let server = servers.iter().find(|(agent, _)| *agent == name).and_then(|(_, wpc)| wpc.clone());
+        let configured = agents.iter().find(|agent| agent.name == name).and_then(|agent| agent.wpc.clone()).or(server);
         if let Err(message) = restore_agent(shared, &name, configured.as_deref()) {
             tracing::error!(agent = %name, message, "no contract is in force for the agent: it reaches nothing");
             if let Ok(entry) = shared.lock().agent(&name) {
@@ -512,6 +527,7 @@ fn on_beat(core: &mut Core, beats: u64, pace: &config::Audit) {
     // What ends by the clock, and whatever nobody told.
     core.publish();
     core.mind_the_gateway();
+    core.reap_servers();
     core.tend_approvals();
     let every = |seconds: u64| beats.is_multiple_of(seconds.max(1));
     if every(pace.imported_interval_seconds) {

@@ -121,6 +121,24 @@ pub fn populated(directory: &Path) -> io::Result<bool> {
     }
 }
 
+/// Bounds what all processes of a cgroup may take together: bytes of memory, and processes and threads. Answers which of the two
+/// holds: a controller that this hierarchy does not have, or whoever manages it keeps to itself, bounds nothing.
+#[must_use]
+pub fn limit(root: &Path, directory: &Path, memory: u64, processes: u64) -> (bool, bool) {
+    let mut above: Vec<&Path> = directory.ancestors().skip(1).take_while(|above| above.starts_with(root)).collect();
+    above.reverse();
+    for controller in ["+memory", "+pids"] {
+        for place in &above {
+            // Where it cannot be had, the bounds below cannot be written.
+            let _ = fs::write(place.join("cgroup.subtree_control"), controller);
+        }
+    }
+    let memory = fs::write(directory.join("memory.max"), memory.to_string()).is_ok();
+    // What is over its bound goes whole: half a server is none.
+    let _ = fs::write(directory.join("memory.oom.group"), "1");
+    (memory, fs::write(directory.join("pids.max"), processes.to_string()).is_ok())
+}
+
 /// Removes an empty cgroup with everything below it.
 ///
 /// # Errors

@@ -239,6 +239,23 @@ pub fn no_new_privileges() -> io::Result<()> {
     Ok(())
 }
 
+/// Bounds what this process and those that it starts may take: bytes of private memory that each of them can write to, and processes
+/// and threads of its user on this host. Neither where `None`.
+///
+/// # Errors
+///
+/// If the kernel refuses.
+pub fn limit(memory: Option<u64>, processes: Option<u64>) -> io::Result<()> {
+    use nix::sys::resource::{Resource, setrlimit};
+    for (resource, most) in [(Resource::RLIMIT_DATA, memory), (Resource::RLIMIT_NPROC, processes)] {
+        if let Some(most) = most {
+            setrlimit(resource, most, most)?;
+        }
+    }
+    setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
+    Ok(())
+}
+
 /// Lets the kernel kill this process when its parent ends.
 ///
 /// # Errors

@@ -135,6 +135,8 @@ pub struct Program {
     environment: Vec<CString>,
     /// User and group to become; with it go all supplementary groups and capabilities.
     pub user: Option<(u32, u32)>,
+    /// New namespaces in which it starts its life.
+    pub namespaces: CloneFlags,
 }
 
 impl Program {
@@ -153,6 +155,7 @@ impl Program {
                 .collect::<io::Result<_>>()?,
             environment: environment.iter().map(|(k, v)| text(format!("{k}={v}"))).collect::<io::Result<_>>()?,
             user: None,
+            namespaces: CloneFlags::empty(),
         })
     }
 
@@ -171,7 +174,7 @@ impl Program {
         let file = File::open(OsStr::from_bytes(self.path.as_bytes()))?;
         // SAFETY: the child makes system calls on memory prepared above, and nothing else.
         unsafe {
-            let (pid, pidfd) = clone(Some(cgroup), CloneFlags::empty())?;
+            let (pid, pidfd) = clone(Some(cgroup), self.namespaces)?;
             if pid != 0 {
                 return Ok(Child { pid: pid as i32, handle: OwnedFd::from_raw_fd(pidfd) });
             }
@@ -261,6 +264,14 @@ pub fn execute(arguments: &[CString]) -> io::Result<Infallible> {
 pub fn set_variable(name: &str, value: &str) {
     // SAFETY: the callers are fresh forks with one thread: nobody reads the environment meanwhile.
     unsafe { std::env::set_var(name, value) };
+}
+
+/// Forgets the environment that this process was given. Only in a process with one thread.
+pub fn clear_environment() {
+    for (name, _) in std::env::vars_os() {
+        // SAFETY: as above.
+        unsafe { std::env::remove_var(name) };
+    }
 }
 
 /// Gives a program that is about to be executed the signals as they are at first: `blocked` unblocked, and SIGPIPE, which
