@@ -192,7 +192,9 @@ impl Reason {
             Self::ToolUnseen => "the server has no such tool",
             Self::Ambiguous => "its name cannot be told apart from that of another tool of the server",
             Self::DefinitionNew => "its definition waits for an operator to accept it",
-            Self::DefinitionChanged => "its definition is not the one that was accepted; an operator has to accept the new one",
+            Self::DefinitionChanged => {
+                "its definition is not the one that was accepted; an operator has to accept the new one"
+            }
             Self::Data => "its arguments carry data that the contract denies",
             Self::Rate => "this job calls too often; try again in a minute",
             Self::Concurrency => "this job has too many calls under way; try again when one has ended",

@@ -36,11 +36,22 @@ fn cases() -> impl Strategy<Value = Case> {
     ];
     let often = |usual: bool| prop_oneof![4 => Just(usual), 1 => Just(!usual)];
     let defined = [
-        Defined::Accepted, Defined::Accepted, Defined::None, Defined::New, Defined::Changed, Defined::Ambiguous,
+        Defined::Accepted,
+        Defined::Accepted,
+        Defined::None,
+        Defined::New,
+        Defined::Changed,
+        Defined::Ambiguous,
         Defined::Unseen,
     ];
-    let approvals =
-        [Approval::Unasked, Approval::Given, Approval::Given, Approval::Pending, Approval::Refused, Approval::Impossible];
+    let approvals = [
+        Approval::Unasked,
+        Approval::Given,
+        Approval::Given,
+        Approval::Pending,
+        Approval::Refused,
+        Approval::Impossible,
+    ];
     let limits = [None, None, None, Some(Limit::Rate), Some(Limit::Concurrency)];
     let facts = (
         often(true),
