@@ -39,6 +39,8 @@ struct Listed {
     identity: Option<Pin>,
     /// Who the server says it is.
     known: Option<Definition>,
+    /// Whether the first page came, and the last not yet: a client may begin anywhere, and then nobody saw the whole.
+    begun: bool,
     /// When the last page came; `None` while pages are missing.
     whole: Option<Instant>,
     /// [`control::calls::ServerRules::pins`] at that time.
@@ -179,7 +181,9 @@ impl Catalog {
             }
         }
         listed.ambiguous = collisions(listed.tools.keys().map(AsRef::as_ref)).into_iter().map(Box::from).collect();
-        listed.whole = last.then(Instant::now);
+        listed.begun |= first;
+        listed.whole = (last && listed.begun).then(Instant::now);
+        listed.begun &= !last;
         let defined = |given: Given| {
             let defined = listed.defined(&given.name).0;
             (given.name, defined)

@@ -36,9 +36,8 @@ impl Context {
         response: Response,
     ) -> Message {
         let is_tool = pending.kind == Kind::Tool;
-        if let Some(began) = pending.began.as_ref().filter(|began| began.held.call.is_killed()) {
+        if pending.began.as_ref().is_some_and(|began| began.held.call.is_killed()) {
             // It came after the kill: nobody gets it.
-            let _ = began;
             return self.cut(session, id, is_tool, pending, super::carry::Cut::Killed).await;
         }
         let judged = match response.outcome {

@@ -438,3 +438,27 @@ async fn what_was_judged_by_its_name_is_not_passed_on_under_another_one() {
     assert_eq!(world.heard("resources/read").len(), 1);
     assert!(!world.daemon.records().iter().any(|record| record.to_string().contains(&token)));
 }
+
+#[tokio::test]
+async fn a_page_of_a_list_is_not_taken_for_the_whole() {
+    let serve: Serve = Arc::new(|method, message, headers| {
+        let page = |tool: &str| json!({ "tools": [{ "name": tool }] });
+        let mut result = match (message["method"].as_str(), message["params"]["cursor"].as_str()) {
+            (Some("tools/list"), None) => page("get_case"),
+            (Some("tools/list"), Some(_)) => page("get-case"),
+            _ => return echo(TOOLS)(method, message, headers),
+        };
+        if message["params"].get("cursor").is_none() {
+            result["nextCursor"] = json!("2");
+        }
+        Served::Json(200, json!({ "jsonrpc": "2.0", "id": message["id"], "result": result }))
+    });
+    let world = World::new(everything(), serve).await;
+    let session = world.session().await;
+    let last = json!({ "jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": { "cursor": "2" } });
+    world.post(&session, &last).await;
+    // Its name is not told apart from one on the page that was left out.
+    let answer = world.call(&session, "get-case", json!({})).await.json();
+    assert_eq!(answer["error"]["message"], "Unknown tool: get-case", "{answer}");
+    assert_eq!(world.heard("tools/call").len(), 0);
+}
