@@ -138,7 +138,7 @@ pub(crate) fn spawn(shared: &Shared, channel: u64, whose: (u32, u64), name: &str
 
 fn unaccepted<T>(name: &str, what: &str) -> Answer<T> {
     refuse(control::api::Code::Conflict, format!("{what}: its files or its command line"), {
-        format!("`clawguard pins accept {name}`")
+        format!("`clawguard pins accept {name} {PIN}`, once it is known why")
     })
 }
 

@@ -92,7 +92,7 @@ pub(crate) fn run(words: &[&str]) -> anyhow::Result<()> {
 }
 
 /// Connects, sends, and answers what came back, or why nothing did.
-fn tcp(to: SocketAddr, text: &str) -> String {
+pub(crate) fn tcp(to: SocketAddr, text: &str) -> String {
     let connected = TcpStream::connect_timeout(&to, MOMENT);
     let mut stream = match connected {
         Ok(stream) => stream,

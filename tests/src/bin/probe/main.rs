@@ -6,6 +6,7 @@ mod attacks_names;
 mod far;
 mod hello;
 mod helper;
+mod mcp;
 mod names;
 mod raw;
 mod storm;
@@ -23,6 +24,7 @@ fn main() -> ExitCode {
         ["storm", count, open, shut, gone] => storm::run(count, open, shut, gone),
         ["names", rest @ ..] => names::run(rest),
         ["tls", rest @ ..] => tls::run(rest),
+        ["mcp"] => mcp::serve(),
         ["tools", rest @ ..] => tools::run(rest),
         ["attack-names", id, marker] => attacks_names::run(id, marker),
         ["attacks-names"] => {
