@@ -1,10 +1,16 @@
 //! The record of every call, without which none is answered; and a gateway whose servers or whose word are not there.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
-use std::fs;
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
 
 use e2e::{Identity::Nobody, McpServer, World};
-use nix::sys::signal::Signal;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use serde_json::{Value, json};
 
 const URL: &str = "http://127.0.0.1:9480/s/crm-mcp/mcp";
@@ -98,6 +104,28 @@ fn what_cannot_be_recorded_is_not_answered_and_nothing_new_begins() {
     assert!(std::process::Command::new("umount").arg(&state).status().unwrap().success());
 }
 
+/// The gateway's process.
+fn gateway(world: &World) -> Pid {
+    let cgroups = sys::cgroup::mount_point().unwrap();
+    let form = format!("*{}*gateway.job/cgroup.procs", world.prefix());
+    let found = world.outside_runs(&["find", cgroups.to_str().unwrap(), "-path", &form]);
+    let pid = fs::read_to_string(found.out.lines().next().unwrap()).unwrap();
+    Pid::from_raw(pid.trim().parse().unwrap())
+}
+
+#[test]
+fn a_daemon_that_stops_does_not_wait_for_a_gateway_that_hangs() {
+    let mut world = World::new();
+    let server = McpServer::start("127.0.0.1:3901");
+    start(&mut world, &server, "");
+    kill(gateway(&world), Signal::SIGSTOP).unwrap();
+    let began = Instant::now();
+    world.stop();
+    assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
+    world.start();
+    call(&world, "get_case");
+}
+
 #[test]
 fn a_kill_says_what_became_of_the_gateway() {
     let mut world = World::new();
@@ -106,14 +134,8 @@ fn a_kill_says_what_became_of_the_gateway() {
     let answer = world.json(&["kill", "mcp:crm-mcp", "--reason", "test"]);
     assert_eq!((&answer["gateway"], &answer["calls_cancelled"]), (&json!("kept"), &json!(0)), "{answer}");
     world.json(&["restore", "mcp:crm-mcp", "--reason", "test"]);
-    let pids = world.outside_runs(&[
-        "find",
-        sys::cgroup::mount_point().unwrap().to_str().unwrap(),
-        "-path",
-        &format!("*{}*gateway.job/cgroup.procs", world.prefix()),
-    ]);
-    let pid: i32 = fs::read_to_string(pids.out.lines().next().unwrap()).unwrap().trim().parse().unwrap();
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), Signal::SIGSTOP).unwrap();
+    let pid = gateway(&world);
+    kill(pid, Signal::SIGSTOP).unwrap();
     let answer = world.json(&["kill", "mcp:crm-mcp", "--reason", "test"]);
     assert_eq!((&answer["gateway"], &answer["state"]), (&json!("killed"), &json!("killed")), "{answer}");
     assert!(world.audit("alert").iter().any(|alert| alert["alert"] == "gateway_killed"));

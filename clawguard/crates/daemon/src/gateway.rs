@@ -61,6 +61,8 @@ const MOST_REVOKED: usize = 1024;
 const UNREAD: Duration = Duration::from_secs(10);
 /// Bytes of a line that may stay in memory for the next.
 const SHORT: usize = 64 << 10;
+/// How long a gateway may take to end when it is told to.
+const GOES: Duration = Duration::from_secs(3);
 /// How long a gateway that ended is left alone, at first and at most.
 const PATIENCE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
@@ -108,10 +110,15 @@ impl Gateway {
 
     /// Ends it.
     pub(crate) fn stop(&mut self) {
-        if let Some(child) = self.child.take() {
-            let _ = child.signal(15);
-            let _ = child.wait();
+        let Some(child) = self.child.take() else { return };
+        let _ = child.signal(15);
+        let until = Instant::now() + GOES;
+        while child.ended().is_ok_and(|ended| !ended) && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(10));
         }
+        // One that hangs, or is stopped, hears nothing.
+        let _ = child.signal(9);
+        let _ = child.wait();
     }
 }
 
