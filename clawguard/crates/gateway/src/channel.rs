@@ -301,8 +301,7 @@ mod tests {
         let daemon = lines.into_inner().into_inner();
         // Answered the other way round, and something else between them.
         for server in ["b", "a"] {
-            let other = format!("{{\"id\":9999,\"told\":\"noted\"}}\n");
-            daemon.try_write(other.as_bytes()).unwrap();
+            daemon.try_write(b"{\"id\":9999,\"told\":\"noted\"}\n").unwrap();
             let (input, output) = (io::pipe().unwrap(), io::pipe().unwrap());
             io::Write::write_all(&mut &output.1, server.as_bytes()).unwrap();
             let answer = Answer { id: servers[server], told: Told::Spawned(Spawned::Running { id: server.into() }) };

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use control::{
-    calls::{self, Held as Ask4, Standing as Approved},
+    calls::{self, Held as Question, Standing as Approved},
     channel::{Ask, Told},
 };
 use mcp::{
@@ -279,7 +279,7 @@ impl Context {
         let until = Instant::now() + Duration::from_secs(self.standing.rules.approval_wait_seconds);
         let call = self.record(&session.name, subject, calls::Decision::Held, "approval_pending", None);
         let arguments = subject.arguments.text.clone().unwrap_or_default();
-        let question = Ask4 { call: Box::new(call), arguments };
+        let question = Question { call: Box::new(call), arguments };
         let pins = |standing: &Standing| standing.servers.get(&*self.whose.server).map(|server| server.rules.pins);
         loop {
             if pins(&self.gate.standing()) != pins(&self.standing) {
