@@ -24,8 +24,8 @@ use self::{
 };
 use crate::json::Json;
 
-/// As many bytes of a match are looked at by its expression. What goes on beyond is taken to its end by [`check`].
-const REACH: usize = 512;
+/// As many bytes of a match are looked at by its expression. A token that goes on beyond is taken to its end.
+const REACH: usize = 256;
 
 /// So often is what was redacted looked through again, before a string in which still something is found goes as a whole.
 const ROUNDS: usize = 3;
@@ -115,8 +115,13 @@ impl Scanner {
     /// Puts a mark in the place of all that is found of these classes: `[redacted:CLASS]`. A number becomes a string, a member
     /// gets another name. Answers how often each class was found.
     pub fn redact(&self, json: &mut Json, classes: &BTreeSet<DataClass>) -> BTreeMap<DataClass, u64> {
-        let mut matches = self.matches(json);
+        let matches = self.matches(json);
         let counts = self.counts(&matches, classes);
+        self.redact_all(json, matches, classes);
+        counts
+    }
+
+    fn redact_all(&self, json: &mut Json, mut matches: Vec<Match>, classes: &BTreeSet<DataClass>) {
         for round in 0..=ROUNDS {
             matches.retain(|found| classes.contains(&self.class(found)));
             if matches.is_empty() {
@@ -128,19 +133,19 @@ impl Scanner {
             text::redact(json, places, whole);
             matches = self.matches(json);
         }
-        counts
     }
 
     /// Does what a contract says: tells what is denied, and redacts what is to be redacted, unless something is denied.
     pub fn look(&self, rules: &DataClasses, json: &mut Json) -> Looked {
         let all = BTreeSet::from(DataClass::ALL);
-        let counts = self.counts(&self.matches(json), &all);
+        let matches = self.matches(json);
+        let counts = self.counts(&matches, &all);
         let of = |handling| move |class: &DataClass| rules.handling(*class) == handling;
         let denied = counts.keys().copied().find(of(Handling::Denied));
         if denied.is_none() {
             let redacted: BTreeSet<_> = counts.keys().copied().filter(of(Handling::Redacted)).collect();
             if !redacted.is_empty() {
-                self.redact(json, &redacted);
+                self.redact_all(json, matches, &redacted);
             }
         }
         Looked { denied, counts }
@@ -172,7 +177,7 @@ impl Scanner {
         let text = Text::of(json);
         let bytes = text.bytes();
         let mut found = Vec::new();
-        let (mut at, mut piece) = (0, 0);
+        let (mut at, mut piece, mut run) = (0, 0, 0..0);
         while let Some(hit) = self.begins.find_at(bytes, at) {
             let start = hit.start();
             at = start + 1;
@@ -182,7 +187,14 @@ impl Scanner {
                 let Some(pattern) = self.patterns.get(id).filter(|pattern| pattern.may_follow(before)) else {
                     continue;
                 };
-                let Some(range) = pattern.find(&bytes[..end], start, window.len()) else { continue };
+                let Some((mut range, open)) = pattern.find(&bytes[..end], start, window.len()) else { continue };
+                if open {
+                    // Once for all that begin in the same long token.
+                    if !run.contains(&range.end) {
+                        run = range.end..range.end + check::token(&bytes[range.end..end]);
+                    }
+                    range.end = range.end.max(run.end);
+                }
                 if let Some(place) = text.place(range, piece) {
                     found.push(Match { pattern: id, place });
                 }

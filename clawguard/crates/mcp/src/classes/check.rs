@@ -19,6 +19,12 @@ const URL: GeneralPurpose = GeneralPurpose::new(&URL_SAFE, CONFIG);
 /// Bytes of a private key's text.
 const LONGEST_KEY: usize = 64 << 10;
 
+/// Bytes by which it is told whether a value is random.
+const TELLING: usize = 96;
+
+/// Bytes of a JWT.
+const LONGEST_TOKEN: usize = 16 << 10;
+
 /// A value with one of these in it (in lower case) stands for another one.
 const STANDS_FOR: [&[u8]; 24] = [
     b"example",
@@ -167,8 +173,13 @@ pub(super) fn word(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || byte == b'_'
 }
 
+/// How many bytes a token goes on here.
+pub(super) fn token(text: &[u8]) -> usize {
+    text.iter().take_while(|byte| of_tokens(**byte)).count()
+}
+
 /// What tokens are made of.
-pub(super) fn of_tokens(byte: u8) -> bool {
+fn of_tokens(byte: u8) -> bool {
     word(byte) || matches!(byte, b'-' | b'.' | b'+' | b'/' | b'=' | b'~' | b'%')
 }
 
@@ -184,6 +195,7 @@ fn distinct(value: &[u8]) -> usize {
 
 /// No word of a manual, and not the same few characters again and again.
 fn stands_for_itself(value: &[u8]) -> bool {
+    let value = &value[..value.len().min(TELLING)];
     distinct(value) >= 8 && !STANDS_FOR.iter().any(|part| contains(value, part))
 }
 
@@ -224,6 +236,7 @@ fn entropy(value: &[u8]) -> f64 {
 }
 
 fn random(value: &[u8]) -> bool {
+    let value = &value[..value.len().min(TELLING)];
     // A name has words in it that chance does not make.
     const NAMES: [&[u8]; 9] =
         [b"key", b"secret", b"token", b"password", b"config", b"option", b"flags", b"type", b"://"];
@@ -266,45 +279,46 @@ fn uuid(value: &[u8]) -> bool {
 /// A key's text up to its last line, or as far as there is one. A header alone is none, as programs have it that look for keys.
 fn pem(text: &[u8], header: Range<usize>) -> Option<Range<usize>> {
     let rest = &text[header.end..text.len().min(header.end + LONGEST_KEY)];
-    let last = rest.windows(9).position(|window| window == b"-----END " || window == b"---- END ");
-    let body = &rest[..last.unwrap_or(rest.len())];
-    let base64 = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'=');
+    let dashes = rest.windows(4).position(|window| window == b"----").unwrap_or(rest.len());
+    let (body, tail) = rest.split_at(dashes);
     // The longest line of it must be long, and not a word.
     let line = body.split(|byte| !base64(byte)).map(<[u8]>::len).max().unwrap_or_default();
     if line < 32 {
         return None;
     }
-    let end = match last {
-        Some(last) => {
-            let tail = &rest[last + 9..];
-            let dashes = tail.windows(4).position(|window| window == b"----").map_or(tail.len(), |at| at + 4);
-            last + 9 + dashes + count(&tail[dashes..tail.len().min(dashes + 1)], |byte| *byte == b'-')
-        }
+    let dash = |text: &[u8]| text.iter().take_while(|byte| **byte == b'-').count();
+    let last = &tail[dash(tail)..];
+    let end = if last.trim_ascii_start().starts_with(b"END ") {
+        let words = last.iter().take(100).position(|byte| *byte == b'-').unwrap_or(3);
+        rest.len() - last.len() + words + dash(&last[words..])
+    } else {
         // Cut off: all lines that are as a key's are.
-        None => {
-            let mut end = 0;
-            for line in body.split_inclusive(|byte| matches!(byte, b'\n' | b'\\')) {
-                let key =
-                    line.iter().filter(|byte| !byte.is_ascii_whitespace()).all(|byte| base64(byte) || *byte == b'\\');
-                if !key && !line.contains(&b':') {
-                    end += line.iter().take_while(|byte| base64(byte)).count();
-                    break;
-                }
-                end += line.len();
-            }
-            end
-        }
+        let keeps = |line: &&[u8]| {
+            line.contains(&b':') || line.iter().all(|byte| base64(byte) || byte.is_ascii_whitespace() || *byte == b'\\')
+        };
+        let mut lines = body.split_inclusive(|byte| matches!(byte, b'\n' | b'\\'));
+        let whole: usize = lines.by_ref().take_while(keeps).map(<[u8]>::len).sum();
+        whole + body[whole..].iter().take_while(|byte| base64(byte)).count()
     };
     Some(header.start..header.end + end)
 }
 
+fn base64(byte: &u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'=')
+}
+
+/// A PuTTY key up to the sum over it.
 fn putty(text: &[u8], header: Range<usize>) -> Option<Range<usize>> {
+    let position = |text: &[u8], word: &[u8]| text.windows(word.len()).position(|window| window == word);
     let rest = &text[header.end..text.len().min(header.end + LONGEST_KEY)];
-    let private = rest.windows(14).position(|window| window == b"Private-Lines:")?;
-    let end =
-        rest[private..].windows(12).position(|window| window == b"Private-MAC:").map_or(rest.len(), |at| private + at);
-    let line = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'=');
-    rest[private..end].split(|byte| !line(byte)).any(|line| line.len() >= 32).then_some(header.start..header.end + end)
+    // Up to the next one.
+    let rest = &rest[..position(rest, b"PuTTY-User-Key-File-").unwrap_or(rest.len())];
+    let private = position(rest, b"Private-Lines:")?;
+    let end = position(&rest[private..], b"Private-MAC:").map_or(rest.len(), |at| private + at);
+    rest[private..end]
+        .split(|byte| !base64(byte))
+        .any(|line| line.len() >= 32)
+        .then_some(header.start..header.end + end)
 }
 
 /// The private part of a JWK (RFC 7517): other members say what it is.
@@ -317,7 +331,11 @@ fn jwk(text: &[u8], range: &Range<usize>) -> bool {
 }
 
 fn jwt(text: &[u8], range: Range<usize>) -> Option<Range<usize>> {
-    let rest = &text[range.start..];
+    if text[..range.start].ends_with(b".") {
+        // The second part of one.
+        return None;
+    }
+    let rest = &text[range.start..text.len().min(range.start + LONGEST_TOKEN)];
     let whole = &rest[..rest.iter().take_while(|byte| word(**byte) || matches!(byte, b'-' | b'.')).count()];
     let mut parts = whole.split(|byte| *byte == b'.');
     let header = URL.decode(parts.next()?).ok()?;
@@ -358,6 +376,9 @@ fn password(text: &[u8], range: Range<usize>) -> Option<Range<usize>> {
 
 /// Whether it is a password rather than the word for one, a variable, a path or a type.
 fn is_password(value: &[u8], quoted: bool) -> bool {
+    if !(6..=128).contains(&value.len()) {
+        return false;
+    }
     let letter = value.iter().any(|byte| byte.is_ascii_alphabetic() || *byte >= 0x80);
     let digit = value.iter().any(u8::is_ascii_digit);
     let sign =
@@ -378,8 +399,7 @@ fn is_password(value: &[u8], quoted: bool) -> bool {
     let constant = !quoted
         && value.contains(&b'_')
         && value.iter().all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || *byte == b'_');
-    (6..=128).contains(&value.len())
-        && letter
+    letter
         && (digit || value.iter().any(sign))
         && distinct(value) >= 4
         && !variable

@@ -49,7 +49,7 @@ pub(super) struct Pattern {
     pub(super) id: String,
     pub(super) class: DataClass,
     after: After,
-    /// Of the whole, from where it begins. The group `it` is what is found, or else all of it.
+    /// Of the whole, from where it begins. The group `it` is what is found, or else all of it; there is no other group.
     expression: Regex,
     check: Check,
 }
@@ -82,17 +82,17 @@ impl Pattern {
         }
     }
 
-    /// What is found in `text` at `start`; the expression sees `reach` bytes of it.
-    pub(super) fn find(&self, text: &[u8], start: usize, reach: usize) -> Option<Range<usize>> {
+    /// What is found in `text` at `start`; the expression, and most checks, see `reach` bytes of it. Answers also whether it
+    /// goes on beyond them.
+    pub(super) fn find(&self, text: &[u8], start: usize, reach: usize) -> Option<(Range<usize>, bool)> {
         let window = text.get(start..start + reach)?;
-        let groups = self.expression.captures(window)?;
-        let it = groups.name("it").or_else(|| groups.get(0))?;
-        let (begin, mut end) = (start + it.start(), start + it.end());
-        if it.end() == window.len() {
-            // It goes on beyond what was looked at.
-            end += text.get(end..)?.iter().take_while(|byte| check::of_tokens(**byte)).count();
-        }
-        self.check.pass(text, start, begin..end)
+        // Groups cost more to tell.
+        let it = match self.expression.captures_len() {
+            1 => self.expression.find(window)?,
+            _ => self.expression.captures(window)?.name("it")?,
+        };
+        let found = self.check.pass(text, start, start + it.start()..start + it.end())?;
+        Some((found, it.end() == reach))
     }
 }
 
