@@ -45,7 +45,7 @@ fn the_shipped_units_are_verified_and_closed() {
     assert_eq!((verified.status, verified.out.as_str(), verified.err.as_str()), (0, "", ""));
     // Exposure as systemd counts it, times ten (docs/SPECIFICATION.md).
     let exposures = [
-        ("clawguard.service", 48),
+        ("clawguard.service", 50),
         ("clawguard-gateway.service", 12),
         ("clawguard-drill.service", 12),
         ("clawguard-authority.service", 17),
