@@ -1,4 +1,5 @@
 //! What is found, and what is not, over a corpus of both; what it costs to be wrong by chance.
+#![allow(clippy::unwrap_used, reason = "a test")]
 
 #[path = "corpus/fill.rs"]
 mod fill;

@@ -1,4 +1,5 @@
 //! Fills the templates of `found.txt`. What comes out is the same every time.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "only tests are filled from it")]
 
 use base64::{Engine, prelude::BASE64_STANDARD, prelude::BASE64_URL_SAFE_NO_PAD};
 
