@@ -70,7 +70,7 @@ impl Catalog {
     /// How a tool is defined, and its definition's hash; `None` while the list has to be asked for.
     pub(crate) fn defined(&self, name: &str, pins: u64) -> Option<(Defined, Option<String>)> {
         let listed = self.lock();
-        if listed.pins != pins || listed.whole.is_none_or(|at| at.elapsed() > GOOD) {
+        if listed.pins != pins || listed.identity.is_none() || listed.whole.is_none_or(|at| at.elapsed() > GOOD) {
             return None;
         }
         Some(listed.defined(name))

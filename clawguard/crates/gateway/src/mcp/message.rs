@@ -243,6 +243,13 @@ impl Context {
         let (asks, kind) = asks(&request.method, request.params.as_ref(), self.era);
         let until = if matches!(kind, Kind::Listen { .. }) { Instant::now() + LISTENING } else { self.patience() };
         let began = match asks {
+            Asks::Free if self.era == Era::Modern && matches!(kind, Kind::Tools { .. }) => {
+                // In this era a client may begin with the list; how its tools stand depends on whose they are.
+                if let Err(failure) = self.meet(&session).await {
+                    tracing::warn!(server = %self.whose.server, %failure, detail = failure.detail(), "it is not known who a server is");
+                }
+                None
+            }
             Asks::Free => None,
             Asks::Unknown => {
                 let status = if self.era == Era::Modern { StatusCode::NOT_FOUND } else { StatusCode::OK };
@@ -380,8 +387,8 @@ impl Context {
         })
     }
 
-    /// Asks a server for who it is and what tools it has, in the gateway's own name.
-    async fn list(self: &Arc<Self>, session: &Arc<Session>) -> Result<(), Failure> {
+    /// Asks a server for who it is, in the gateway's own name, unless that is known.
+    async fn meet(self: &Arc<Self>, session: &Arc<Session>) -> Result<(), Failure> {
         let server = &*self.whose.server;
         let pins = self.server.rules.pins;
         let daemon = &self.gate.daemon;
@@ -393,6 +400,16 @@ impl Context {
                 session.catalog.identify(server, pins, &result, daemon).await.map_err(unsaid)?;
             }
         }
+        Ok(())
+    }
+
+    /// Asks a server for who it is and what tools it has, in the gateway's own name.
+    async fn list(self: &Arc<Self>, session: &Arc<Session>) -> Result<(), Failure> {
+        self.meet(session).await?;
+        let server = &*self.whose.server;
+        let pins = self.server.rules.pins;
+        let daemon = &self.gate.daemon;
+        let unsaid = |error: std::io::Error| Failure::Broken(error.to_string());
         let mut cursor = None;
         for page in 0..MOST_PAGES {
             let params = cursor.take().map(|cursor| Json::object([("cursor", cursor)]));

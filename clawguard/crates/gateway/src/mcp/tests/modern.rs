@@ -106,3 +106,14 @@ async fn a_task_is_asked_for_by_the_job_whose_call_made_it_and_asks_for_no_more_
         assert_eq!(world.heard("tasks/get").len(), 1);
     }
 }
+
+#[tokio::test]
+async fn a_client_may_begin_with_the_list() {
+    let world = World::new(json!({ "tools": { "allow": ["crm/get_*"] } }), echo(&["get_case"])).await;
+    let listed = post(&world, "tools/list", None, json!({})).await.json();
+    assert_eq!(listed["result"]["tools"][0]["name"], "get_case", "{listed}");
+    let got = post(&world, "tools/call", Some("get_case"), json!({ "name": "get_case", "arguments": {} })).await;
+    assert_eq!(got.json()["result"]["content"][0]["text"], "{}", "{}", got.json());
+    // Who it is was asked once.
+    assert_eq!(world.heard("server/discover").len(), 1);
+}
