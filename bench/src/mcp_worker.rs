@@ -28,7 +28,7 @@ pub(crate) fn main(name: &str, words: &[&str]) {
             println!("{half} {most} {rate}");
         }
         ("mcp-sessions", [at, path, count, streams]) => {
-            idle(&place(at, path), count.parse().unwrap(), *streams == "streams")
+            idle(&place(at, path), count.parse().unwrap(), *streams == "streams");
         }
         ("mcp-wait", [at, path, count]) => wait(&place(at, path), count.parse().unwrap()),
         other => panic!("no such worker: {other:?}"),
