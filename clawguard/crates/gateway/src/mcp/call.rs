@@ -275,7 +275,7 @@ impl Context {
         place: Option<Place>,
     ) -> Result<Began, Refused> {
         // A kill ends the waiting, and the job's end.
-        let held = self.gate.running.begin(self.job.rules.slot, self.job.rules.key, Arc::clone(subject.judged));
+        let held = self.run(subject);
         let until = Instant::now() + Duration::from_secs(self.standing.rules.approval_wait_seconds);
         let call = self.record(&session.name, subject, calls::Decision::Held, "approval_pending", None);
         let arguments = subject.arguments.text.clone().unwrap_or_default();
@@ -351,6 +351,13 @@ impl Context {
         }
     }
 
+    /// Notes that a call is under way, or waits to be.
+    fn run(&self, subject: &Subject<'_>) -> Held {
+        let tool = (subject.method == "tools/call").then_some((&*self.whose.server, subject.target));
+        let whose = (self.job.rules.slot, self.job.rules.key);
+        self.gate.running.begin(whose, Arc::clone(subject.judged), tool)
+    }
+
     fn began(
         &self,
         session: &Session,
@@ -360,7 +367,7 @@ impl Context {
         place: Option<Place>,
     ) -> Began {
         let call = self.record(&session.name, subject, calls::Decision::Allowed, reason, approval);
-        let held = self.gate.running.begin(self.job.rules.slot, self.job.rules.key, Arc::clone(subject.judged));
+        let held = self.run(subject);
         let begun = self.gate.recorder.begin(call, self.since, self.bytes_in);
         // Between the look at the rules and now a kill may have passed by.
         self.gate.running.look_again(&held, &self.gate.standing());

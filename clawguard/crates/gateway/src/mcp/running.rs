@@ -9,6 +9,7 @@ use std::{
 };
 
 use mcp::decide::Judged;
+use policy::tool::ToolVerdict;
 use tokio::sync::Notify;
 
 use super::standing::Standing;
@@ -26,6 +27,8 @@ pub(crate) struct Call {
     key: u64,
     /// What it rests on.
     judged: Arc<Judged>,
+    /// The server and the tool, if it is a tool's call: what is in force later is asked about it anew.
+    tool: Option<(Box<str>, Box<str>)>,
     killed: AtomicBool,
     notify: Notify,
 }
@@ -39,9 +42,15 @@ pub(crate) struct Held {
 
 impl Running {
     /// Notes a call. Whatever was killed after `standing` was read reaches it.
-    pub(crate) fn begin(self: &Arc<Self>, slot: u32, key: u64, judged: Arc<Judged>) -> Held {
+    pub(crate) fn begin(
+        self: &Arc<Self>,
+        (slot, key): (u32, u64),
+        judged: Arc<Judged>,
+        tool: Option<(&str, &str)>,
+    ) -> Held {
         let id = self.last.fetch_add(1, Ordering::Relaxed);
-        let call = Arc::new(Call { slot, key, judged, killed: AtomicBool::new(false), notify: Notify::new() });
+        let tool = tool.map(|(server, tool)| (server.into(), tool.into()));
+        let call = Arc::new(Call { slot, key, judged, tool, killed: AtomicBool::new(false), notify: Notify::new() });
         self.calls.lock().unwrap_or_else(PoisonError::into_inner).insert(id, Arc::clone(&call));
         Held { running: Arc::clone(self), id, call }
     }
@@ -54,7 +63,8 @@ impl Running {
         }
     }
 
-    /// Ends the calls that what is in force now does not allow any more: of jobs that are over, and of groups that are killed.
+    /// Ends the calls that what is in force now does not allow any more: of jobs that are over, of tools that the contract no longer
+    /// gives, and of groups that are killed.
     /// Answers how many.
     pub(crate) fn end_disallowed(&self, standing: &Standing) -> u64 {
         let calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
@@ -75,7 +85,10 @@ impl Call {
         standing.job(self.slot, self.key).is_some_and(|job| {
             let killed = [&standing.rules.killed, &job.rules.killed];
             let in_force = job.rules.stopped.is_none() && job.contract.is_some();
-            self.judged.killed(killed).is_none() && (in_force || job.rules.observe)
+            let now = self.tool.as_ref().map(|(server, tool)| job.tool(server, tool));
+            let given = now.as_ref().is_none_or(|now| !matches!(now.verdict, ToolVerdict::Deny(_)));
+            let groups = now.as_ref().unwrap_or(&self.judged);
+            groups.killed(killed).is_none() && ((in_force && given) || job.rules.observe)
         })
     }
 

@@ -93,3 +93,27 @@ async fn a_job_that_is_over_has_neither_calls_nor_sessions() {
     assert_eq!(running.await.unwrap().last()["result"]["isError"], true);
     assert_eq!(world.call(&session, "quick", json!({})).await.status, 403);
 }
+
+#[tokio::test]
+async fn a_contract_that_no_longer_has_its_tool_ends_a_running_call() {
+    let world = Arc::new(World::new(guard(), slow()).await);
+    let session = world.session().await;
+    let running = {
+        let (world, session) = (Arc::clone(&world), session.clone());
+        tokio::spawn(async move { world.call(&session, "slow", json!({})).await })
+    };
+    world.eventually("the call runs", |world| world.heard("tools/call").len() == 1).await;
+    // One that still has it does not.
+    let contract = |tools: Value| {
+        json!({ "policy_version": "1", "policy_id": "test", "issuer_did": "did:key:zTest",
+        "metadata": { "clawguard.v1": { "tools": { "allow": tools } } } })
+    };
+    for (n, (hash, tools)) in [("second", json!(["crm/slow"])), ("third", json!(["crm/quick"]))].into_iter().enumerate()
+    {
+        *world.daemon.contract.lock().unwrap() = contract(tools);
+        world.daemon.change(|rules| rules.jobs[0].contract = Some(hash.into()));
+        world.eventually("the rules are kept", |world| world.daemon.kept.lock().unwrap().len() == n + 2).await;
+        assert_eq!(world.daemon.kept.lock().unwrap()[n + 1].1, n as u64, "{hash}");
+    }
+    assert_eq!(running.await.unwrap().last()["result"]["isError"], true);
+}
