@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    mem,
+    io, mem,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -288,6 +288,14 @@ fn record<'a>(owners: &'a Owners, approvals: &'a Approvals, call: &'a Call, ende
     }
 }
 
+/// What the gateway is told of records: whether their callers may be answered.
+fn told(written: &io::Result<()>) -> Told {
+    match written {
+        Ok(()) => Told::Noted,
+        Err(error) => Told::Unrecorded(format!("the audit chain cannot be written: {error}")),
+    }
+}
+
 impl Core {
     /// Writes the records of calls, and counts them. What could not be written is told: no answer to any of them may go out.
     pub(crate) fn record_calls(&mut self, past: &[Past]) -> Told {
@@ -315,10 +323,7 @@ impl Core {
         for (call, _) in known {
             self.call_alarm(call);
         }
-        match written {
-            Ok(()) => Told::Noted,
-            Err(error) => Told::Unrecorded(format!("the audit chain cannot be written: {error}")),
-        }
+        told(&written)
     }
 
     /// Counts and tells a call that is an attempt to go around.
@@ -461,6 +466,13 @@ mod tests {
         let kept =
             |number| under_way.sort(vec![Called::Ended(ended(number))])[0].call.as_ref().unwrap().arguments.is_some();
         assert!(kept(0) && !kept((MOST_ARGUMENTS / LONGEST_ARGUMENTS) as u64));
+    }
+
+    #[test]
+    fn nobody_is_answered_whose_record_could_not_be_written() {
+        assert_eq!(told(&Ok(())), Told::Noted);
+        let full = Err(io::ErrorKind::StorageFull.into());
+        assert!(matches!(told(&full), Told::Unrecorded(why) if why.contains("audit chain")));
     }
 
     #[test]
