@@ -131,3 +131,18 @@ fn patterns_that_cannot_be_used_are_refused() {
         assert!(error.contains(expected), "{error}");
     }
 }
+
+#[test]
+fn what_stands_before_decides_as_the_pattern_says() {
+    let pattern = |id: &str, after: &str| {
+        format!(r#"{{"id":"{id}","class":"secrets","begins":"ab","goes_on":"[0-9]{{10}}"{after}}}"#)
+    };
+    let patterns = [pattern("word", ""), pattern("dash", r#","after":"dash""#), pattern("any", r#","after":"any""#)];
+    let scanner = Scanner::of(&format!(r#"{{"parts":{{}},"patterns":[{}]}}"#, patterns.join(","))).unwrap();
+    for (before, expected) in
+        [("", &["word", "dash", "any"][..]), (" ", &["word", "dash", "any"]), ("-", &["word", "any"]), ("x", &["any"])]
+    {
+        let found = scanner.scan(&Json::from(format!("{before}ab0123456789")));
+        assert_eq!(found.iter().map(|finding| &*finding.pattern).collect::<Vec<_>>(), expected, "{before}");
+    }
+}
