@@ -229,7 +229,7 @@ fn a_tool_wants_no_more_repeated_than_anybody_can_keep() {
         let properties: Vec<String> =
             paths.iter().enumerate().map(|(i, name)| format!(r#""{name}":{}"#, leaf(i))).collect();
         let text = format!(r#"{{"name":"t","inputSchema":{{"properties":{{{}}}}}}}"#, properties.join(","));
-        params(&crate::json::parse(text.as_bytes()).unwrap())
+        params(&parse(text.as_bytes()).unwrap())
     };
     let names = |count: usize| (0..count).map(|i| format!("a{i}")).collect::<Vec<_>>();
     assert_eq!(tool(&names(64)).unwrap().len(), 64);
