@@ -7,12 +7,19 @@ use mcp::{
     json::Json,
 };
 use policy::contract::{DataClasses, Handling};
+use tokio::sync::Semaphore;
 
 /// Strings of a message beyond which it is looked through on a thread of its own: other callers do not wait for it.
 const LARGE: usize = 32 << 10;
+/// Such threads at once.
+const AT_ONCE: usize = 2;
 
 /// Looks through calls and answers.
-pub(crate) struct Data(Arc<Scanner>);
+pub(crate) struct Data {
+    scanner: Arc<Scanner>,
+    /// Large messages that are looked through at once: one that is made to take long must not take the host.
+    places: Semaphore,
+}
 
 /// What was found.
 #[derive(Debug, Default)]
@@ -25,16 +32,20 @@ pub(crate) struct Found {
 
 impl Data {
     pub(crate) fn new() -> Result<Self, BadPatterns> {
-        Scanner::new().map(|scanner| Self(Arc::new(scanner)))
+        let scanner = Arc::new(Scanner::new()?);
+        // The first text that is looked through takes longer: not a caller's.
+        let _ = scanner.scan(&Json::String("password=".into()));
+        Ok(Self { scanner, places: Semaphore::new(AT_ONCE) })
     }
 
     /// Looks through a value, and redacts what is to be redacted; of an agent that is only watched nothing is.
     pub(crate) async fn look(&self, rules: &DataClasses, observe: bool, value: &mut Json) -> Found {
         let mut room = LARGE;
         if fits(value, &mut room) {
-            return look(&self.0, rules, observe, value);
+            return look(&self.scanner, rules, observe, value);
         }
-        let (scanner, rules, mut taken) = (Arc::clone(&self.0), rules.clone(), mem::take(value));
+        let _place = self.places.acquire().await;
+        let (scanner, rules, mut taken) = (Arc::clone(&self.scanner), rules.clone(), mem::take(value));
         let looked = tokio::task::spawn_blocking(move || {
             let found = look(&scanner, &rules, observe, &mut taken);
             (found, taken)
@@ -52,16 +63,15 @@ impl Data {
 
 /// Whether a value's strings have no more bytes than there is room for.
 fn fits(value: &Json, room: &mut usize) -> bool {
+    let takes = |room: &mut usize, bytes: usize| {
+        let left = room.checked_sub(bytes);
+        *room = left.unwrap_or(0);
+        left.is_some()
+    };
     match value {
-        Json::String(text) | Json::Number(text) => match room.checked_sub(text.len()) {
-            Some(left) => {
-                *room = left;
-                true
-            }
-            None => false,
-        },
+        Json::String(text) | Json::Number(text) => takes(room, text.len()),
         Json::Array(items) => items.iter().all(|item| fits(item, room)),
-        Json::Object(members) => members.iter().all(|(_, value)| fits(value, room)),
+        Json::Object(members) => members.iter().all(|(name, value)| takes(room, name.len()) && fits(value, room)),
         Json::Null | Json::Bool(_) => true,
     }
 }
