@@ -3,7 +3,7 @@
 
 use std::fs;
 
-use e2e::{Identity::Nobody, World, copy, probe_path};
+use e2e::{Identity::Nobody, Machine, World, copy, probe_path};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -240,4 +240,26 @@ fn nobody_else_is_a_stdio_servers_agent() {
     assert!(world.start_refused().contains("the stdio server's own"));
     configure(&world, "");
     world.start();
+}
+
+#[test]
+fn under_the_shipped_unit_a_server_starts() {
+    let mut world = World::new();
+    world.configure("[[mcp.server]]\nname = \"files\"\ncommand = [\"/usr/bin/probe\", \"mcp\"]\nrisk = \"medium\"\n");
+    let machine = Machine::boot(&world, &[]);
+    let config = world.directory.join("etc/clawguard/clawguard.toml");
+    fs::copy(config, machine.file("/etc/clawguard/clawguard.toml")).unwrap();
+    machine.ok("systemctl start clawguard.service clawguard-gateway.service");
+    let payload = world.payload(json!({ "tools": { "allow": ["files/*"] } }));
+    fs::copy(world.sign(&payload), machine.file("/run/contract.json")).unwrap();
+    machine.ok("clawguard wpc use /run/contract.json --agent a");
+    let call = format!("clawguard run --agent a --user nobody -- /usr/bin/probe tools call {URL} about '{{}}'");
+    machine.eventually(&format!("{call} | grep -q environment"));
+    let about = machine.ok(&call);
+    let about: Value = serde_json::from_str(&about).unwrap();
+    let about: Value = serde_json::from_str(about["result"]["content"][0]["text"].as_str().unwrap()).unwrap();
+    assert_eq!(
+        (about["uid"].as_str(), about["bounding"].as_str()),
+        (Some("65534 65534 65534 65534"), Some("0000000000000000"))
+    );
 }
