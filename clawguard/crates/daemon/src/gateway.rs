@@ -51,6 +51,8 @@ const JOB: &str = "gateway";
 const MOST_QUESTIONS: usize = 16;
 /// Questions that wait for news, beside those.
 const MOST_WAITS: usize = 16_384;
+/// Records that are written without a thread.
+const FEW: usize = 32;
 /// How many of the daemon's blocking threads gateways may have at once, all together.
 pub(crate) const MOST_THREADS: usize = 2;
 /// Errands of a channel that are remembered, for when it ends.
@@ -451,6 +453,12 @@ pub(crate) async fn serve(channel: tokio::net::UnixStream, shared: Arc<Shared>) 
 async fn recorded(shared: &Arc<Shared>, calls: Vec<crate::calls::Past>) -> Option<Told> {
     if calls.is_empty() {
         return Some(Told::Noted);
+    }
+    // A few lines of a file, and nobody waits for a disk: that is done at once, unless somebody has the lock.
+    if calls.len() <= FEW
+        && let Some(mut core) = shared.try_lock()
+    {
+        return Some(core.record_calls(&calls));
     }
     let _thread = shared.gateway_threads.acquire().await.ok()?;
     let shared = Arc::clone(shared);

@@ -54,6 +54,17 @@ impl Drop for Waits<'_> {
     }
 }
 
+/// A question as it is written.
+fn line(id: u64, ask: Ask) -> io::Result<String> {
+    let mut line = serde_json::to_string(&Question { id, ask }).map_err(io::Error::other)?;
+    line.push('\n');
+    // The daemon would hang up.
+    if line.len() >= LONGEST {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "a question is too long for the daemon"));
+    }
+    Ok(line)
+}
+
 fn hung_up() -> io::Error {
     io::Error::new(io::ErrorKind::UnexpectedEof, "the daemon hung up")
 }
@@ -89,12 +100,7 @@ impl Channel {
 
     async fn answered(&self, ask: Ask) -> io::Result<Answered> {
         let id = self.last.fetch_add(1, Ordering::Relaxed) + 1;
-        let mut line = serde_json::to_string(&Question { id, ask }).map_err(io::Error::other)?;
-        line.push('\n');
-        // The daemon would hang up.
-        if line.len() >= LONGEST {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "a question is too long for the daemon"));
-        }
+        let line = line(id, ask)?;
         let place = self.lines.reserve().await.map_err(|_| hung_up())?;
         let (sender, receiver) = oneshot::channel();
         match lock(&self.waiting).as_mut() {
@@ -104,6 +110,20 @@ impl Channel {
         let _waits = Waits { id, waiting: &self.waiting };
         place.send(line);
         receiver.await.map_err(|_| hung_up())
+    }
+
+    /// Asks, and answers how to wait for the answer: what is asked afterwards is heard afterwards, whoever waits meanwhile.
+    pub(crate) async fn begin(&self, ask: Ask) -> io::Result<impl Future<Output = io::Result<Told>> + Send + 'static> {
+        let id = self.last.fetch_add(1, Ordering::Relaxed) + 1;
+        let line = line(id, ask)?;
+        let place = self.lines.reserve().await.map_err(|_| hung_up())?;
+        let (sender, receiver) = oneshot::channel();
+        match lock(&self.waiting).as_mut() {
+            Some(waiting) => drop(waiting.insert(id, sender)),
+            None => return Err(hung_up()),
+        }
+        place.send(line);
+        Ok(async move { receiver.await.map(|(told, _)| told).map_err(|_| hung_up()) })
     }
 
     pub(crate) async fn settings(&self) -> io::Result<(SocketAddr, u16, Names)> {

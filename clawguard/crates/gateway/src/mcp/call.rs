@@ -257,7 +257,7 @@ impl Context {
             }
             Verdict::Hold => {
                 plain_meta(request);
-                self.hold(session, &subject, facts, place).await
+                Box::pin(self.hold(session, &subject, facts, place)).await
             }
         };
         began.map(|mut began| {

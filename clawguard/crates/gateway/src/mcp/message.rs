@@ -58,7 +58,7 @@ impl Context {
         };
         match message {
             Message::Request(request) if self.era == Era::Legacy && &*request.method == "initialize" => {
-                Arc::new(self).initialize(request).await
+                Box::pin(Arc::new(self).initialize(request)).await
             }
             Message::Request(request) => {
                 let session = match self.session(headers).await {
@@ -346,7 +346,7 @@ impl Context {
             // Nobody is asked about a tool that the contract denies anyway.
             None if self.denied(tool) => (Defined::Accepted, None),
             None => {
-                if let Err(failure) = self.list(session).await {
+                if let Err(failure) = Box::pin(self.list(session)).await {
                     tracing::warn!(server = %self.whose.server, %failure, detail = failure.detail(), "a server's tools are not known");
                 }
                 Arc::make_mut(self).refresh();

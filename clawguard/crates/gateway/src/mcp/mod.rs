@@ -168,7 +168,8 @@ async fn speak(stream: TcpStream, caller: Caller, gate: Arc<Gate>) {
     }
     let service = service_fn(|request| {
         let gate = Arc::clone(&gate);
-        async move { Ok::<_, Infallible>(gate.answer(caller, request).await) }
+        // An idle connection has no room for a request's state.
+        async move { Ok::<_, Infallible>(Box::pin(gate.answer(caller, request)).await) }
     });
     let served = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())

@@ -14,7 +14,7 @@ use control::{
     calls::{Call, Called, Ended},
     channel::{Ask, Told},
 };
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, Semaphore, oneshot};
 
 use crate::channel::Channel;
 
@@ -23,6 +23,9 @@ const MOST_AT_ONCE: usize = 512;
 /// Bytes of arguments in one message.
 const MOST_ARGUMENTS: usize = 4 << 20;
 
+/// Messages that wait for their answers; the daemon has a few more places.
+const UNDER_WAY: usize = 8;
+
 /// Why something is not recorded.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("it could not be recorded: {0}")]
@@ -30,7 +33,7 @@ pub(crate) struct Unrecorded(pub(crate) Arc<str>);
 
 type Answer = Result<(), Unrecorded>;
 
-/// Tells the daemon, one message after the other: what is told later is never overtaken.
+/// Tells the daemon, in order: what is told later is never overtaken.
 pub(crate) struct Recorder {
     queue: Mutex<Vec<(Called, Option<oneshot::Sender<Answer>>)>>,
     filled: Notify,
@@ -96,11 +99,14 @@ impl Recorder {
         self.filled.notify_one();
     }
 
-    /// Tells the daemon, until it hangs up.
+    /// Tells the daemon, until it hangs up. What is told later is heard later, though nobody waits for one answer before the next
+    /// message.
     pub(crate) async fn run(&self, daemon: &Channel) -> std::io::Result<()> {
+        let places = Arc::new(Semaphore::new(UNDER_WAY));
         loop {
             self.filled.notified().await;
             loop {
+                let Ok(place) = Arc::clone(&places).acquire_owned().await else { return Ok(()) };
                 let batch = {
                     let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
                     let mut size = 0;
@@ -117,15 +123,21 @@ impl Recorder {
                     break;
                 }
                 let (calls, waiting): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
-                let answer = match daemon.ask(Ask::Calls(calls)).await? {
-                    Told::Noted => Ok(()),
-                    Told::Unrecorded(why) => Err(Unrecorded(why.into())),
-                    _ => Err(Unrecorded("the daemon said something else".into())),
-                };
-                for waits in waiting.into_iter().flatten() {
-                    // Whoever waited may have gone.
-                    let _ = waits.send(answer.clone());
-                }
+                let told = daemon.begin(Ask::Calls(calls)).await?;
+                let waiting: Vec<_> = waiting.into_iter().flatten().collect();
+                tokio::spawn(async move {
+                    let answer = match told.await {
+                        Ok(Told::Noted) => Ok(()),
+                        Ok(Told::Unrecorded(why)) => Err(Unrecorded(why.into())),
+                        Ok(_) => Err(Unrecorded("the daemon said something else".into())),
+                        Err(error) => Err(Unrecorded(error.to_string().into())),
+                    };
+                    for waits in waiting {
+                        // Whoever waited may have gone.
+                        let _ = waits.send(answer.clone());
+                    }
+                    drop(place);
+                });
             }
         }
     }
