@@ -68,7 +68,8 @@ pub(crate) async fn serve(port: u16, daemon: Arc<Channel>) -> io::Result<()> {
     // At whatever port is free: the kernel turns agents' connections there, and nobody else finds anything at `port`.
     let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).await?;
     let at = listener.local_addr()?.port();
-    let data = Data::new().map_err(io::Error::other)?;
+    // The patterns take a while to be read; names are answered meanwhile.
+    let data = tokio::task::spawn_blocking(Data::new).await.map_err(io::Error::other)?.map_err(io::Error::other)?;
     let gate = Arc::new(Gate::new(Arc::clone(&daemon), port, data));
     let (known, acquainted) = watch::channel(0);
     // Nobody is sent here before the rules are known.
