@@ -31,6 +31,9 @@ pub(crate) struct Arguments {
     /// Skip the run if nothing changed since all of them were noticed.
     #[arg(long)]
     if_changed: bool,
+    /// Only see that each patch still applies and that its test is there; builds nothing.
+    #[arg(long)]
+    check: bool,
     /// Begin no other one after so many minutes, and say how many were not run. Which come first is another choice with every
     /// change of the sources.
     #[arg(long)]
@@ -46,6 +49,9 @@ struct Mutant {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    if arguments.check {
+        return check();
+    }
     must_be_root("mutants")?;
     setup::everything()?;
     let stamp = target().join("mutants/noticed");
@@ -89,6 +95,36 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         fs::write(&stamp, sources)?;
     }
     Ok(())
+}
+
+/// Whether every mutant could be run: a patch that does not apply any more, or a test that is gone, breaks nothing.
+fn check() -> Result<()> {
+    let mut stale = Vec::new();
+    let mutants = mutants()?;
+    for mutant in &mutants {
+        let mut apply = command("git", &["apply", "--check"]);
+        if !apply.arg(&mutant.patch).output()?.status.success() {
+            stale.push(format!("{}: the patch does not apply", mutant.name));
+        }
+        let name = mutant.test.rsplit("::").next().unwrap_or(&mutant.test);
+        let place = if is_suite(&root(), mutant) { "tests/tests" } else { "clawguard*" };
+        let script = format!("git grep --quiet --fixed-strings 'fn {name}(' -- '{place}'");
+        if !command("sh", &["-c", &script]).status()?.success() {
+            stale.push(format!("{}: there is no test {} {}", mutant.name, mutant.suite, mutant.test));
+        }
+    }
+    if !stale.is_empty() {
+        bail!("mutants that cannot be run:\n{}", stale.join("\n"));
+    }
+    println!("{} mutants apply, and their tests are there", mutants.len());
+    Ok(())
+}
+
+/// Whether a mutant's test is one against the real kernel. A suite may have a room's name: which of the two is meant, the test says.
+fn is_suite(tree: &Path, mutant: &Mutant) -> bool {
+    let tests = tree.join("tests/tests");
+    let text = fs::read_to_string(tests.join(format!("{}.rs", mutant.suite))).unwrap_or_default();
+    tests.join(&mutant.suite).is_dir() || text.contains(&format!("fn {}(", mutant.test))
 }
 
 fn mutants() -> Result<Vec<Mutant>> {
@@ -145,10 +181,7 @@ fn noticed(tree: &Path, mutant: &Mutant) -> Result<bool> {
         cargo
     };
     let outcome = (|| {
-        // A suite against the real kernel may have a room's name: which of the two is meant, the test says.
-        let suite = fs::read_to_string(tree.join(format!("tests/tests/{}.rs", mutant.suite))).unwrap_or_default();
-        let directory = tree.join(format!("tests/tests/{}", mutant.suite)).is_dir();
-        if !directory && !suite.contains(&format!("fn {}(", mutant.test)) {
+        if !is_suite(tree, mutant) {
             // A room's own tests.
             let tested =
                 here(&["test", "--locked", "--quiet", "--package", &mutant.suite, "--", "--exact", &mutant.test])
