@@ -123,9 +123,7 @@ fn a_daemon_that_stops_does_not_wait_for_a_gateway_that_hangs() {
     world.stop();
     assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
     world.start();
-    world.eventually("the next gateway serves", |world| {
-        world.agent("a", Nobody, &["tools", "list", URL]).status == 0
-    });
+    world.eventually("the next gateway serves", |world| world.agent("a", Nobody, &["tools", "list", URL]).status == 0);
     call(&world, "get_case");
 }
 
