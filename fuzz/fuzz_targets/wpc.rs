@@ -9,7 +9,7 @@ use policy::{
     Contract, HostFacts,
     compile::{Rule, check, compile},
     group::{Class, Risk},
-    host::McpServer,
+    host::{At, McpServer},
     tool::ToolVerdict,
 };
 
@@ -30,7 +30,7 @@ static HOST: LazyLock<HostFacts> = LazyLock::new(|| {
         hosts: hosts.into_iter().map(named).collect(),
         mcp_servers: vec![McpServer {
             name: "mcp".into(),
-            endpoint: Some(("a.example".parse().expect("a host name"), 443)),
+            endpoint: Some((At::Name("a.example".parse().expect("a host name")), 443)),
             risk: Risk::Medium,
             class: Class::Write,
             read: vec!["get_*".parse().expect("a pattern")],
