@@ -41,14 +41,14 @@ pub(crate) struct Channel {
 }
 
 /// A question that is under way. Whoever gives up leaves nothing behind.
-struct Waits<'a> {
+struct Waits {
     id: u64,
-    waiting: &'a Waiting,
+    waiting: Waiting,
 }
 
-impl Drop for Waits<'_> {
+impl Drop for Waits {
     fn drop(&mut self) {
-        if let Some(waiting) = lock(self.waiting).as_mut() {
+        if let Some(waiting) = lock(&self.waiting).as_mut() {
             waiting.remove(&self.id);
         }
     }
@@ -99,21 +99,16 @@ impl Channel {
     }
 
     async fn answered(&self, ask: Ask) -> io::Result<Answered> {
-        let id = self.last.fetch_add(1, Ordering::Relaxed) + 1;
-        let line = line(id, ask)?;
-        let place = self.lines.reserve().await.map_err(|_| hung_up())?;
-        let (sender, receiver) = oneshot::channel();
-        match lock(&self.waiting).as_mut() {
-            Some(waiting) => drop(waiting.insert(id, sender)),
-            None => return Err(hung_up()),
-        }
-        let _waits = Waits { id, waiting: &self.waiting };
-        place.send(line);
-        receiver.await.map_err(|_| hung_up())
+        self.sent(ask).await?.await
     }
 
     /// Asks, and answers how to wait for the answer: what is asked afterwards is heard afterwards, whoever waits meanwhile.
     pub(crate) async fn begin(&self, ask: Ask) -> io::Result<impl Future<Output = io::Result<Told>> + Send + 'static> {
+        let answered = self.sent(ask).await?;
+        Ok(async move { answered.await.map(|(told, _)| told) })
+    }
+
+    async fn sent(&self, ask: Ask) -> io::Result<impl Future<Output = io::Result<Answered>> + Send + 'static> {
         let id = self.last.fetch_add(1, Ordering::Relaxed) + 1;
         let line = line(id, ask)?;
         let place = self.lines.reserve().await.map_err(|_| hung_up())?;
@@ -122,8 +117,13 @@ impl Channel {
             Some(waiting) => drop(waiting.insert(id, sender)),
             None => return Err(hung_up()),
         }
+        let waits = Waits { id, waiting: Arc::clone(&self.waiting) };
         place.send(line);
-        Ok(async move { receiver.await.map(|(told, _)| told).map_err(|_| hung_up()) })
+        Ok(async move {
+            let answered = receiver.await.map_err(|_| hung_up());
+            drop(waits);
+            answered
+        })
     }
 
     pub(crate) async fn settings(&self) -> io::Result<(SocketAddr, u16, Names)> {

@@ -101,9 +101,14 @@ struct Resolver {
 
 impl Resolver {
     async fn new(answers: impl Fn(Message, bool) -> Vec<Vec<u8>> + Send + Sync + 'static) -> Self {
-        let udp = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        // A port that is free for UDP may be another test's for TCP.
+        let (udp, tcp) = loop {
+            let udp = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+            if let Ok(tcp) = TcpListener::bind(udp.local_addr().unwrap()).await {
+                break (udp, tcp);
+            }
+        };
         let at = udp.local_addr().unwrap();
-        let tcp = TcpListener::bind(at).await.unwrap();
         let (asked, answers) = (Arc::new(AtomicU32::new(0)), Arc::new(answers));
         tokio::spawn({
             let (asked, answers) = (Arc::clone(&asked), Arc::clone(&answers));
