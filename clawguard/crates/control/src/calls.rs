@@ -31,6 +31,8 @@ pub struct Rules {
     pub approval_wait_seconds: u64,
     /// Whether records have the arguments themselves beside their hash.
     pub record_arguments: bool,
+    /// `[model]`
+    pub model: crate::model::ModelRules,
 }
 
 /// A job, as far as the gateway has to know it.

@@ -5,7 +5,10 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::calls::{Called, Definition, Held, Pin, Rules, Spawned, Standing as Approval};
+use crate::{
+    calls::{Called, Definition, Held, Pin, Rules, Spawned, Standing as Approval},
+    model::{ModelCall, ModelConnections, ModelEnd, ModelGrant, Receipt},
+};
 
 /// What the gateway sends.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -140,6 +143,17 @@ pub enum Ask {
         /// Id of its own job.
         id: String,
     },
+    /// The model gateway listens at this TCP port.
+    Models {
+        /// Of every IPv4 address.
+        port: u16,
+    },
+    /// A model call that is about to be made, or is refused. Its record is written before this is answered.
+    Model(Box<ModelCall>),
+    /// A model call ended. Its receipt is on disk before this is answered.
+    Receipt(Box<ModelEnd>),
+    /// Connections for model calls, a job each: once a second for those of which there is news.
+    Connected(Vec<ModelConnections>),
     /// A job asked for more than it may, or for what looks like a tunnel; for the record.
     Excess {
         /// Slot of the job, as the kernel told it.
@@ -165,6 +179,8 @@ pub enum Told {
         metrics: std::net::SocketAddr,
         /// `[mcp] port`
         tools: u16,
+        /// `[model] port`
+        models: u16,
         /// For the DNS guard.
         names: Names,
     },
@@ -190,6 +206,10 @@ pub enum Told {
     Pins(Vec<Pin>),
     /// A stdio server.
     Spawned(Spawned),
+    /// A model call may be made.
+    Model(Box<ModelGrant>),
+    /// A model call's receipt.
+    Receipt(Receipt),
 }
 
 /// What the DNS guard needs to know.

@@ -159,15 +159,23 @@ impl Default for Registry {
 }
 
 /// `[model]`
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Model {
+    /// The TCP port of loopback at which agents find the model gateway: `http://127.0.0.1:PORT/v1/…`.
+    pub port: u16,
     /// `builtin`, or clawproxy's URL.
     pub proxy: Option<String>,
     /// Provider to file or credential.
     pub keys: BTreeMap<String, String>,
     /// Hosts that serve models, beyond the built-in list: names, or `*.x` for all below one.
     pub hosts: Vec<Text<HostPattern>>,
+}
+
+impl Default for Model {
+    fn default() -> Self {
+        Self { port: 9481, proxy: None, keys: BTreeMap::new(), hosts: Vec::new() }
+    }
 }
 
 /// `[metrics]`

@@ -515,6 +515,7 @@ fn tell(shared: &Shared, ask: Ask) -> Told {
             Told::Settings {
                 metrics: core.config.metrics.listen,
                 tools: core.config.mcp.port,
+                models: core.config.model.port,
                 names: core.config.names.for_guard(),
             }
         }

@@ -128,7 +128,7 @@ impl Channel {
 
     pub(crate) async fn settings(&self) -> io::Result<(SocketAddr, u16, Names)> {
         match self.ask(Ask::Settings).await? {
-            Told::Settings { metrics, tools, names } => Ok((metrics, tools, names)),
+            Told::Settings { metrics, tools, models: _, names } => Ok((metrics, tools, names)),
             _ => Err(io::ErrorKind::InvalidData.into()),
         }
     }
