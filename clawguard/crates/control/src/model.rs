@@ -17,6 +17,9 @@ pub struct ModelRules {
     pub providers: Vec<ProviderRules>,
     /// Whether calls go to a clawproxy, which answers for all providers and signs the receipts itself.
     pub proxied: bool,
+    /// Whose receipts callers are given, as a DID: this host's own, or the one signer of the clawproxy's that is trusted. Empty where
+    /// nobody's are, or any of several.
+    pub signer: String,
 }
 
 /// The way to a provider.
