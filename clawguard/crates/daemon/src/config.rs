@@ -10,17 +10,16 @@ use std::{
 
 use claw::key::Did;
 use fence::AgentName;
-use policy::{
-    HostFacts,
-    name::{HostName, HostPattern},
-};
+use policy::{HostFacts, name::HostName};
 use serde::{Deserialize, de};
 
 mod mcp;
+mod model;
 mod names;
 mod servers;
 
 pub use mcp::{Limits, Mcp, Pinning, Server, ServerTools};
+pub use model::{Model, ModelGateway, model_rules};
 pub use names::Names;
 pub use servers::{secret, secrets};
 
@@ -155,26 +154,6 @@ impl Default for Registry {
             poll_seconds: 10,
             revocation_max_age_seconds: 60,
         }
-    }
-}
-
-/// `[model]`
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Model {
-    /// The TCP port of loopback at which agents find the model gateway: `http://127.0.0.1:PORT/v1/…`.
-    pub port: u16,
-    /// `builtin`, or clawproxy's URL.
-    pub proxy: Option<String>,
-    /// Provider to file or credential.
-    pub keys: BTreeMap<String, String>,
-    /// Hosts that serve models, beyond the built-in list: names, or `*.x` for all below one.
-    pub hosts: Vec<Text<HostPattern>>,
-}
-
-impl Default for Model {
-    fn default() -> Self {
-        Self { port: 9481, proxy: None, keys: BTreeMap::new(), hosts: Vec::new() }
     }
 }
 
@@ -399,18 +378,22 @@ impl Config {
             }
         }
         self.limits.check()?;
+        self.model.check(self.mcp.port)?;
         self.registry.check()
     }
 
     /// What of this has no effect in this version: said at start and by `doctor`.
     #[must_use]
     pub fn without_effect(&self) -> Vec<&'static str> {
+        let mediated = self.model.gateway() != ModelGateway::None;
+        let keys = !self.model.keys.is_empty() || !self.model.endpoints.is_empty();
+        let signers = !self.trust.receipt_signers.is_empty();
         let parts = [
+            (keys && !mediated, "[model]: no model call is mediated, because proxy says neither \"builtin\" nor a URL"),
             (
-                self.model.proxy.is_some() || !self.model.keys.is_empty(),
-                "[model]: no model call is mediated in this version",
+                signers && !matches!(self.model.gateway(), ModelGateway::Clawproxy(_)),
+                "[trust] receipt_signers: only a clawproxy's receipts are judged by them, and [model] proxy names none",
             ),
-            (!self.trust.receipt_signers.is_empty(), "[trust] receipt_signers: no receipt is verified in this version"),
         ];
         parts.into_iter().filter_map(|(there, text)| there.then_some(text)).collect()
     }
@@ -435,7 +418,8 @@ impl Config {
                 .map(|(name, addresses)| (name.0.clone(), addresses.iter().copied().collect()))
                 .collect(),
             mcp_servers: self.mcp.server.iter().map(Server::fact).collect(),
-            model_hosts: self.model.hosts.iter().map(|name| name.0.clone()).collect(),
+            model_hosts: self.model.hosts.iter().map(|name| name.0.clone()).chain(self.model.own_hosts()).collect(),
+            model_gateway: self.model.gateway() != ModelGateway::None,
         }
     }
 }
@@ -560,7 +544,9 @@ mod tests {
         assert_eq!(facts.mcp_servers[0].class, Class::Irreversible);
         assert_eq!(facts.mcp_servers[0].class_of("search_customer"), Some(Class::Read));
         assert_eq!(facts.mcp_servers[0].class_of("delete_customer"), None);
-        assert_eq!(config.without_effect().len(), 1);
+        assert!(config.without_effect().is_empty());
+        let idle = parse("[trust]\nreceipt_signers = []\n[model.keys]\nopenai = \"k\"").unwrap();
+        assert_eq!(idle.without_effect().len(), 1);
     }
 
     #[test]

@@ -7,10 +7,15 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError},
 };
 
-use claw::{Hash, key::Did, time::Instant};
+use claw::{
+    Hash,
+    key::{Did, PrivateKey},
+    time::Instant,
+};
 use control::{
     api::{Code, ErrorDetail},
     calls::ServerRules,
+    model::ModelRules,
 };
 use evidence::chain::Kind;
 use fence::{AgentName, Canary, Fence};
@@ -23,7 +28,7 @@ use crate::{
     approvals::{Approvals, Undecided},
     audit::{AuditLog, Ticket},
     calls::Calls,
-    config::{AgentMode, Config},
+    config::{self, AgentMode, Config, ModelGateway},
     contracts::InForce,
     decisions::Recent,
     errands::Errands,
@@ -81,6 +86,10 @@ pub(crate) struct Core {
     pub(crate) rulebook: Arc<Rulebook>,
     /// `[[mcp.server]]` with the secrets read, without those of which they cannot be.
     pub(crate) servers: Vec<ServerRules>,
+    /// `[model]` with the secrets read, without the providers of which they cannot be.
+    pub(crate) model: ModelRules,
+    /// By which the receipts of model calls are signed.
+    pub(crate) receipt_key: PrivateKey,
     pub(crate) approvals: Approvals,
     pub(crate) hooks: Hooks,
     pub(crate) pins: Pins,
@@ -93,12 +102,14 @@ pub(crate) struct Agent {
     pub(crate) slot: u32,
     pub(crate) wpc: Option<Hash>,
     pub(crate) mode: AgentMode,
-    pub(crate) matches: Option<crate::config::Match>,
+    pub(crate) matches: Option<config::Match>,
     pub(crate) problem: Option<String>,
 }
 
 /// The name under which a problem with the audit chain is kept.
 pub(crate) const AUDIT: &str = "audit";
+/// How the name begins under which a problem with the way to models is kept.
+const MODEL: &str = "model ";
 /// How the name begins under which a problem with an MCP server is kept.
 const SERVER: &str = "mcp-server ";
 /// Who follows decisions: those of one job, or all, and where to.
@@ -251,7 +262,7 @@ impl Core {
                     "match": agent.r#match.as_ref().map(ToString::to_string) })
             })
             .collect();
-        let dids = |dids: &[crate::config::Text<Did>]| dids.iter().map(|did| did.0.to_string()).collect::<Vec<_>>();
+        let dids = |dids: &[config::Text<Did>]| dids.iter().map(|did| did.0.to_string()).collect::<Vec<_>>();
         let (signers, issuers) = (dids(&self.config.trust.wpc_signers), dids(&self.config.trust.cst_issuers));
         let hosts: BTreeMap<String, &Vec<std::net::IpAddr>> =
             self.config.hosts.iter().map(|(name, addresses)| (name.0.to_string(), addresses)).collect();
@@ -277,6 +288,27 @@ impl Core {
             }
         }
         self.servers = servers;
+    }
+
+    /// Takes the way to models of the configuration anew. A provider whose key cannot be had is not to be reached.
+    pub(crate) fn models_anew(&mut self) {
+        self.problems.retain(|what, _| !what.starts_with(MODEL));
+        let (rules, problems) = config::model_rules(&self.config, self.receipt_signer());
+        for problem in problems {
+            tracing::error!("{problem}");
+            self.problems.insert(format!("{MODEL}{problem}"), problem);
+        }
+        self.model = rules;
+    }
+
+    /// Whose receipts callers are given: this host's own; a clawproxy's, where one signer alone is trusted.
+    fn receipt_signer(&self) -> String {
+        let trusted = &self.config.trust.receipt_signers;
+        match (self.config.model.gateway(), trusted.as_slice()) {
+            (ModelGateway::Builtin, _) => self.receipt_key.did().to_string(),
+            (ModelGateway::Clawproxy(_), [signer]) => signer.0.to_string(),
+            _ => String::new(),
+        }
     }
 
     /// Why a server is not to be reached, if so.

@@ -124,8 +124,8 @@ impl Gateway {
     }
 }
 
-/// The contract that the gateway itself is held to: whoever may scrape the metrics may come in, and it reaches the registries and
-/// the MCP servers.
+/// The contract that the gateway itself is held to: whoever may scrape the metrics may come in, and it reaches the registries,
+/// the MCP servers and the model providers.
 ///
 /// What is named by an address, or whose addresses the host fixes, is opened at those alone; for any other name its port is open
 /// everywhere but in the special ranges, and so are the host's resolvers. That agents come to it is no rule's: the kernel knows.
@@ -163,7 +163,11 @@ fn contract(config: &Config) -> Policy {
         let (_, port) = server.endpoint.as_ref()?;
         Some((*port, facts.places(server).map(|(addr, _)| addr).collect()))
     });
-    let reached: Vec<(u16, Vec<Addr>)> = registries.chain(servers).collect();
+    let models = config.model.places().into_iter().filter_map(|url| {
+        let (_, port) = config::place(url)?;
+        Some((port, config.addresses_of(url).into_iter().map(net::addr).collect()))
+    });
+    let reached: Vec<(u16, Vec<Addr>)> = registries.chain(servers).chain(models).collect();
     for (port, fixed) in reached {
         let open = |range, reason| rule(side::EGRESS, protocol::TCP, port, range, reason);
         rules.extend(fixed.iter().map(|addr| open(Cidr { addr: *addr, bits: 128 }, Reason::Allowed)));

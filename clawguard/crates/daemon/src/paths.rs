@@ -130,6 +130,12 @@ impl Paths {
         self.state().join("keys/host.jwk")
     }
 
+    /// The key that signs the receipts of model calls.
+    #[must_use]
+    pub fn receipt_key(&self) -> PathBuf {
+        self.state().join("keys/receipts.jwk")
+    }
+
     /// The key that this host minted for a job's agent.
     #[must_use]
     pub fn job_key(&self, job: &fence::JobId) -> PathBuf {

@@ -250,7 +250,7 @@ impl Core {
             limits: self.config.limits.for_gateway(),
             approval_wait_seconds: config.approval_wait_seconds,
             record_arguments: config.record_arguments,
-            model: control::model::ModelRules::default(),
+            model: self.model.clone(),
         }
     }
 

@@ -157,7 +157,7 @@ pub fn host_did(path: &Path) -> Option<claw::key::Did> {
     PrivateKey::from_jwk(&text).ok().map(|key| key.did())
 }
 
-/// The host's own key; made when there is none.
+/// A key of the host's own; made when there is none.
 ///
 /// # Errors
 ///
@@ -183,6 +183,7 @@ pub fn host_key(path: &Path) -> io::Result<PrivateKey> {
 /// Everything up to the moment at which contracts can be put in force.
 fn start(paths: Paths, config: Config) -> Result<Core, Error> {
     let key = host_key(&paths.host_key()).map_err(system("read the host's key"))?;
+    let receipt_key = host_key(&paths.receipt_key()).map_err(system("read the key of receipts"))?;
     let rotate_at = config.audit.rotate_megabytes.max(1) << 20;
     let (audit, found) = AuditLog::open(&paths.audit(), key, rotate_at).map_err(system("open the audit chain"))?;
     let ledger: Ledger = ledger::read(&paths.ledger())?;
@@ -214,6 +215,8 @@ fn start(paths: Paths, config: Config) -> Result<Core, Error> {
         errands: Arc::default(),
         rulebook: Arc::default(),
         servers: Vec::new(),
+        model: control::model::ModelRules::default(),
+        receipt_key,
         approvals: Approvals::open(&paths.approvals()).map_err(system("read the approvals"))?,
         hooks: Hooks::new(&paths.run()),
         pins: Pins::open(&paths.pins()).map_err(system("make the directory of pins"))?,
@@ -231,6 +234,7 @@ fn start(paths: Paths, config: Config) -> Result<Core, Error> {
     let config = core.config.clone();
     core.registries_anew(&config);
     core.servers_anew();
+    core.models_anew();
     if let Err(error) = ledger::set_aside(&core.paths.reserve()) {
         tracing::warn!(%error, "no room could be set aside on the disk");
     }
@@ -395,6 +399,7 @@ fn reload(shared: &Shared, file: &Path) {
         core.registries_anew(&config);
         core.config = config;
         core.servers_anew();
+        core.models_anew();
         for agent in core.agents.values_mut() {
             *agent = Agent { slot: agent.slot, wpc: agent.wpc, ..Agent::default() };
         }

@@ -90,6 +90,8 @@ pub struct HostFacts {
     pub mcp_servers: Vec<McpServer>,
     /// Model hosts beyond the built-in list.
     pub model_hosts: BTreeSet<HostPattern>,
+    /// Whether the gateway makes model calls, so that there is a way to models which a contract's rules for them hold on.
+    pub model_gateway: bool,
 }
 
 impl HostFacts {
