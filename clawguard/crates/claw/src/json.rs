@@ -196,18 +196,9 @@ impl Writer<'_> {
     fn string(&mut self, text: &str) -> fmt::Result {
         self.text.push('"');
         let mut rest = text;
-        while let Some(at) = rest.bytes().position(|byte| matches!(byte, b'"' | b'\\' | 0..0x20)) {
+        while let Some(at) = special(rest) {
             self.plain(&rest[..at])?;
-            match rest.as_bytes()[at] {
-                b'"' => self.text.push_str("\\\""),
-                b'\\' => self.text.push_str("\\\\"),
-                0x08 => self.text.push_str("\\b"),
-                0x09 => self.text.push_str("\\t"),
-                0x0a => self.text.push_str("\\n"),
-                0x0c => self.text.push_str("\\f"),
-                0x0d => self.text.push_str("\\r"),
-                control => write!(self.text, "\\u{control:04x}")?,
-            }
+            escape(rest.as_bytes()[at], &mut self.text);
             rest = &rest[at + 1..];
         }
         self.plain(rest)?;
@@ -223,6 +214,39 @@ impl Writer<'_> {
         // Long enough to be poured out without a copy.
         self.pour()?;
         (self.pour)(text)
+    }
+}
+
+/// Writes a string as both forms have it, for whoever writes JSON as it is to be hashed.
+pub fn quote(text: &str, into: &mut String) {
+    into.push('"');
+    let mut rest = text;
+    while let Some(at) = special(rest) {
+        into.push_str(&rest[..at]);
+        escape(rest.as_bytes()[at], into);
+        rest = &rest[at + 1..];
+    }
+    into.push_str(rest);
+    into.push('"');
+}
+
+/// Where the first byte is that does not stand for itself in a string.
+fn special(text: &str) -> Option<usize> {
+    text.bytes().position(|byte| matches!(byte, b'"' | b'\\' | 0..0x20))
+}
+
+fn escape(byte: u8, into: &mut String) {
+    match byte {
+        b'"' => into.push_str("\\\""),
+        b'\\' => into.push_str("\\\\"),
+        0x08 => into.push_str("\\b"),
+        0x09 => into.push_str("\\t"),
+        0x0a => into.push_str("\\n"),
+        0x0c => into.push_str("\\f"),
+        0x0d => into.push_str("\\r"),
+        control => {
+            let _ = write!(into, "\\u{control:04x}");
+        }
     }
 }
 
