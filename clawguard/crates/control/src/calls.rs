@@ -208,6 +208,10 @@ pub struct Ended {
     pub bytes_in: u64,
     /// Bytes of the answer's body.
     pub bytes_out: u64,
+    /// SHA-256 of the canonical JSON of the result that was given out, base64url; `None` where a call of a tool gave none, and for
+    /// other calls.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub result_hash: Option<String>,
     /// Data classes that were found, by name, and how often.
     pub classes: BTreeMap<String, u64>,
 }

@@ -145,6 +145,7 @@ fn lost(call: Box<Call>) -> Past {
         duration_us: 0,
         bytes_in: 0,
         bytes_out: 0,
+        result_hash: None,
         classes: BTreeMap::new(),
     };
     Past { call: Some(call), ended: Some(ended) }
@@ -174,6 +175,7 @@ fn capped(mut call: Box<Call>) -> Box<Call> {
 
 fn capped_end(mut ended: Ended) -> Ended {
     cut(&mut ended.status, LONGEST);
+    ended.result_hash.iter_mut().for_each(|hash| cut(hash, LONGEST));
     while ended.classes.len() > MOST_CLASSES {
         ended.classes.pop_last();
     }
@@ -240,6 +242,8 @@ struct Record<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     bytes_out: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    result_sha256: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     data_classes: Option<&'a BTreeMap<String, u64>>,
     wpc_hash: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -280,6 +284,7 @@ fn record<'a>(owners: &'a Owners, approvals: &'a Approvals, call: &'a Call, ende
         duration_us: ended.map(|ended| ended.duration_us),
         bytes_in: ended.map(|ended| ended.bytes_in),
         bytes_out: ended.map(|ended| ended.bytes_out),
+        result_sha256: ended.and_then(|ended| ended.result_hash.as_deref()),
         data_classes: ended.map(|ended| &ended.classes).filter(|classes| !classes.is_empty()),
         wpc_hash: &call.contract,
         token_hash: call.token.as_deref(),
@@ -412,6 +417,7 @@ mod tests {
             duration_us: 5,
             bytes_in: 1,
             bytes_out: 2,
+            result_hash: Some("r".into()),
             classes: BTreeMap::from([("card".into(), 1)]),
         }
     }
@@ -502,7 +508,7 @@ mod tests {
             json!({ "agent": "a", "job": "j", "session": "s", "server": "crm", "method": "tools/call", "tool": "get",
                 "arguments_sha256": "h", "decision": "allowed", "reason": "allowed", "rule": "tools.allow[0]",
                 "risk": "low", "class": "read", "status": "ok", "duration_us": 5, "bytes_in": 1, "bytes_out": 2,
-                "data_classes": { "card": 1 }, "wpc_hash": "c" })
+                "result_sha256": "r", "data_classes": { "card": 1 }, "wpc_hash": "c" })
         );
     }
 }

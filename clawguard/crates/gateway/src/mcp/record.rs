@@ -47,6 +47,7 @@ pub(crate) struct Begun {
     since: Instant,
     pub(crate) bytes_in: u64,
     pub(crate) bytes_out: u64,
+    pub(crate) result_hash: Option<String>,
     pub(crate) classes: BTreeMap<String, u64>,
     pub(crate) otherwise: &'static str,
     told: bool,
@@ -72,6 +73,7 @@ impl Recorder {
             since,
             bytes_in,
             bytes_out: 0,
+            result_hash: None,
             classes: BTreeMap::new(),
             otherwise: "cancelled",
             told: false,
@@ -166,6 +168,7 @@ impl Begun {
             duration_us: u64::try_from(self.since.elapsed().as_micros()).unwrap_or(u64::MAX),
             bytes_in: self.bytes_in,
             bytes_out: self.bytes_out,
+            result_hash: self.result_hash.take(),
             classes: mem::take(&mut self.classes),
         }
     }

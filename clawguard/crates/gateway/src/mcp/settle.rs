@@ -46,6 +46,11 @@ impl Context {
         };
         if let Some(mut began) = pending.began {
             began.begun.bytes_out = judged.message.to_bytes().len() as u64;
+            if let (true, Message::Response(Response { outcome: Outcome::Result(result), .. })) =
+                (is_tool, &judged.message)
+            {
+                began.begun.result_hash = Some(claw::Hash::of(result.canonical().as_bytes()).to_string());
+            }
             if let Err(why) = began.begun.end(judged.status).await {
                 tracing::error!(%why, "an answer could not be recorded, and is withheld");
                 return answer::unrecorded(id, is_tool, self.era);

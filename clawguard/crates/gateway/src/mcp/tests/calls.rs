@@ -9,6 +9,8 @@ fn guard() -> Value {
     json!({ "tools": { "allow": ["crm/get_*", "crm/update_case"], "deny": ["crm/get_secret"], "approve": ["crm/delete_case"] } })
 }
 
+const LIMITS: claw::json::Limits = claw::json::Limits { bytes: 1 << 20, depth: 32 };
+
 const TOOLS: &[&str] = &["get_case", "get_secret", "update_case", "delete_case", "other"];
 
 fn is_refused(answer: &Value, word: &str) {
@@ -34,6 +36,9 @@ async fn an_allowed_call_arrives_as_it_was_judged_and_its_record_stands_before_i
     assert_eq!(begun["arguments"], Value::Null);
     let ended = records.iter().find_map(|record| record.get("ended")).unwrap();
     assert_eq!((&ended["number"], ended["status"].as_str()), (&begun["number"], Some("ok")));
+    // Of the result that the caller has, not of what the server wrote.
+    let result = claw::json::parse(got.json()["result"].to_string().as_bytes(), LIMITS).unwrap();
+    assert_eq!(ended["result_hash"].as_str(), Some(&*result.canonical_hash().to_string()));
     // The host's own credentials, and the server's own name for the session; nothing of the client's.
     let heard = world.heard.lock().unwrap();
     let (_, _, headers) = heard.iter().find(|(_, body, _)| body["method"] == "tools/call").unwrap();
