@@ -20,6 +20,7 @@ use crate::{
     group::{Class, Group, Risk},
     host::{self, HostFacts},
     mcp::{McpRules, What},
+    model::ModelPolicy,
     name::{HostPattern, Named},
     net::Cidr,
     ranges::Ranges,
@@ -273,6 +274,9 @@ impl<'a> Compiler<'a> {
         let names = std::mem::take(&mut self.names);
         let findings = self.describe_the_rest();
         let mut gateway_groups = self.groups_of_tools();
+        if self.host.model_gateway && ModelPolicy::of(self.contract).gives() {
+            gateway_groups.insert(Group::model());
+        }
         let mut sets: Vec<(BTreeSet<Group>, u16)> = self.sets.into_iter().collect();
         sets.sort_by_key(|(_, index)| *index);
         let sets: Vec<BTreeSet<Group>> = sets.into_iter().map(|(set, _)| set).collect();

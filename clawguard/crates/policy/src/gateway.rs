@@ -1,4 +1,4 @@
-//! What a gateway holds callers to: all of a contract that is about MCP, without the kernel's rules.
+//! What a gateway holds callers to: all of a contract that is about MCP and models, without the kernel's rules.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,6 +7,7 @@ use crate::{
     group::{Group, Risk},
     host::{self, McpServer},
     mcp::{McpRules, What},
+    model::ModelPolicy,
     tool::{Judgement, ToolPolicy, ToolReason, ToolVerdict},
 };
 
@@ -17,6 +18,8 @@ pub struct GatewayPolicy {
     pub tools: ToolPolicy,
     /// What else may pass.
     pub mcp: McpRules,
+    /// Which models may be called, and what of the requests is left out.
+    pub models: ModelPolicy,
     /// What calls and results may carry; `None` restricts nothing.
     pub data: Option<DataClasses>,
     /// What a job's token must be; where it is there, no job goes without one.
@@ -39,6 +42,7 @@ impl GatewayPolicy {
         Self {
             tools: ToolPolicy::new(guard.tools.as_ref(), &guard.groups, servers),
             mcp: McpRules::new(guard.mcp.as_ref(), &guard.groups, servers),
+            models: ModelPolicy::of(contract),
             data: guard.data_classes.clone(),
             token: guard.token.map(|rules| TokenRules { job_scoped: true, ..rules }),
             servers: servers.iter().map(of).collect(),

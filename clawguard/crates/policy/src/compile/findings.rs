@@ -1,10 +1,10 @@
 //! What became of each line of a contract.
 
+mod models;
+
 use super::{Compiler, GUARD, places::Mediated};
 use crate::{
-    contract::{
-        DataClass, DataClasses, Form, Handling, Line, Mcp, Model, OnBypass, Profile, TokenRules, ToolLine, Tools,
-    },
+    contract::{DataClass, DataClasses, Form, Handling, Line, Mcp, Profile, TokenRules, ToolLine, Tools},
     finding::{Finding, Outcome},
     group::Risk,
     host,
@@ -71,7 +71,6 @@ impl Form {
     }
 }
 
-const NO_MODEL: &str = "no model call is mediated on this host, and direct ones are only to what egress names";
 const WAY: &str = "MCP servers are reached through the gateway alone";
 
 impl Compiler<'_> {
@@ -121,17 +120,7 @@ impl Compiler<'_> {
         if guard.egress.is_empty() && contract.egress_allowlist.as_ref().is_none_or(Vec::is_empty) {
             self.found("egress_allowlist", Outcome::Kernel, "empty or absent: the agent reaches nothing");
         }
-        for (present, name) in [
-            (contract.allowed_providers.is_some(), "allowed_providers"),
-            (contract.allowed_models.is_some(), "allowed_models"),
-        ] {
-            if present {
-                self.found(name, Outcome::Denied, format!("needs the model gateway: {NO_MODEL}"));
-            }
-        }
-        for (name, _) in &contract.model_rules {
-            self.found(*name, Outcome::Denied, format!("restricts calls that are not given: {NO_MODEL}"));
-        }
+        self.describe_model_calls();
         for (i, spec) in guard.groups.iter().enumerate() {
             let by_rule = self.sets.keys().any(|set| set.contains(&spec.name));
             let path = format!("{GUARD}.groups[{i}]");
@@ -184,27 +173,6 @@ impl Compiler<'_> {
                     force, and an older one comes back only by the operator's own wpc use";
         self.found(version, Outcome::Daemon, note);
         self.found("policy_name", Outcome::Recorded, "in every record, as policy_id");
-    }
-
-    fn describe_model(&mut self, model: &Model) {
-        let form = self.contract.form;
-        let (outcome, note) = if model.require_proxy_receipts {
-            (Outcome::Kernel, "no model host is opened, so that no call goes without a receipt")
-        } else {
-            (Outcome::Recorded, "no receipt is asked for")
-        };
-        self.found(form.receipts(), outcome, note);
-        if model.provider.is_some() {
-            self.found("model_egress.provider", Outcome::Denied, format!("needs the model gateway: {NO_MODEL}"));
-        }
-        if form == Form::Registered {
-            let note = match model.on_bypass {
-                OnBypass::Alert => "told by metric and record",
-                OnBypass::ReadOnly => "told, and the groups class:write and class:irreversible of the agent are killed",
-                OnBypass::Halt => "told, and the group all of the agent is killed",
-            };
-            self.found(format!("{GUARD}.model.on_bypass"), Outcome::Daemon, note);
-        }
     }
 
     fn describe_data(&mut self, classes: &DataClasses) {

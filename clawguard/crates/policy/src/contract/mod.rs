@@ -23,7 +23,7 @@ use claw::Value;
 pub use data::{DataClass, DataClasses, Handling, NotADataClass};
 pub use guard::{Egress, GroupSpec, Guard, Listen, Model, OnBypass, Protocol, To};
 pub use mcp::{Line, Mcp};
-pub use registered::Allowed;
+pub use registered::{Allowed, Redact};
 pub use token::TokenRules;
 pub use tools::{OpenClaw, OpenClawLine, Profile, ToolEntry, ToolLine, Tools};
 
@@ -46,6 +46,8 @@ pub struct Contract {
     pub egress_allowlist: Option<Vec<Allowed>>,
     /// The other members of Claw's schema that are there: name and value, the latter in canonical form.
     pub model_rules: Vec<(&'static str, String)>,
+    /// `redaction_rules`, in their order.
+    pub redactions: Vec<Redact>,
     /// Members of `metadata` that are not ClawGuard's: name, and hash of the value.
     pub foreign_metadata: Vec<(String, claw::Hash)>,
     /// What ClawGuard acts on: `metadata["clawguard.v1"]`, or what the other forms say of the same things.

@@ -4,6 +4,7 @@ use claw::Value;
 
 use super::{Contract, Error, Form, Guard, bounded, guard::NO_HOST};
 use crate::{
+    model::Action,
     name::HostPattern,
     net::Cidr,
     read::{Fields, short},
@@ -16,6 +17,15 @@ pub enum Allowed {
     Host(HostPattern),
     /// A range, which only permits the same range in `clawguard.v1.egress`.
     Range(Cidr),
+}
+
+/// A rule of `redaction_rules`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Redact {
+    /// Where in a request, as the contract writes it.
+    pub path: String,
+    /// What becomes of what is there.
+    pub action: Action,
 }
 
 /// The name of ClawGuard's part of `metadata`.
@@ -32,7 +42,7 @@ pub(super) fn read(mut fields: Fields<'_>) -> Result<Contract, Error> {
     contract.allowed_providers = words(&mut fields, "allowed_providers", &["openai", "anthropic", "google"])?;
     contract.allowed_models =
         fields.texts("allowed_models")?.map(|models| models.into_iter().map(str::to_owned).collect());
-    contract.model_rules = model_rules(&mut fields)?;
+    (contract.model_rules, contract.redactions) = model_rules(&mut fields)?;
     contract.egress_allowlist = allowlist(&mut fields)?;
     if let Some(metadata) = fields.take("metadata") {
         let Value::Object(members) = metadata else {
@@ -62,9 +72,10 @@ fn words(fields: &mut Fields<'_>, name: &str, known: &[&str]) -> Result<Option<V
     }
 }
 
-/// The rules for model calls that only a model gateway could hold an agent to.
-fn model_rules(fields: &mut Fields<'_>) -> Result<Vec<(&'static str, String)>, Error> {
+/// The rules for model calls that only a model gateway could hold an agent to: by their names, and those on what is left out.
+fn model_rules(fields: &mut Fields<'_>) -> Result<(Vec<(&'static str, String)>, Vec<Redact>), Error> {
     let mut found = Vec::new();
+    let mut redactions = Vec::new();
     let tiers = ["closed_opaque", "closed_provider_manifest", "openweights_hashable", "tee_measured"];
     for (name, known) in
         [("minimum_model_identity_tier", &tiers[..]), ("receipt_privacy_mode", &["hash_only", "encrypted"][..])]
@@ -84,17 +95,18 @@ fn model_rules(fields: &mut Fields<'_>) -> Result<Vec<(&'static str, String)>, E
     if let Some(rules) = fields.list("redaction_rules")? {
         for (i, rule) in rules.iter().enumerate() {
             let mut rule = Fields::of(format!("redaction_rules[{i}]"), rule)?;
-            rule.required_text("path")?;
+            let path = rule.required_text("path")?.to_owned();
             let action = rule.required_text("action")?;
-            if !["remove", "hash", "mask"].contains(&action) {
+            let Some(action) = Action::ALL.into_iter().find(|known| known.label() == action) else {
                 let why = "one of remove, hash, mask is expected".into();
                 return Err(Error::Text { path: rule.path("action"), text: short(action), why });
-            }
+            };
             rule.end()?;
+            redactions.push(Redact { path, action });
         }
         found.push(("redaction_rules", Value::Array(rules.to_vec()).canonical()));
     }
-    Ok(found)
+    Ok((found, redactions))
 }
 
 fn allowlist(fields: &mut Fields<'_>) -> Result<Option<Vec<Allowed>>, Error> {

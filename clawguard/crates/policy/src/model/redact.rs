@@ -1,0 +1,95 @@
+//! What of a request is left out: paths, and what takes the place of what they lead to.
+
+/// A rule of `redaction_rules`, read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Redaction {
+    /// The way from the request's body to what is left out. Never empty.
+    pub steps: Vec<Step>,
+    /// What becomes of it.
+    pub action: Action,
+}
+
+/// A step of a path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// `.name`: a member of an object.
+    Member(Box<str>),
+    /// `[*]`: every item of a list.
+    Items,
+    /// `[3]`: one item of a list, from zero.
+    Item(usize),
+}
+
+/// What becomes of what a path leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Action {
+    /// It is not there any more.
+    Remove,
+    /// A text with its SHA-256 stands in its place.
+    Hash,
+    /// `[REDACTED]` stands in its place.
+    Mask,
+}
+
+impl Action {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Remove, Self::Hash, Self::Mask];
+
+    /// The word for it.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Remove => "remove",
+            Self::Hash => "hash",
+            Self::Mask => "mask",
+        }
+    }
+}
+
+/// A text that is no path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "a path is written $.member, $.member.inner, $.list[*].member or $.list[0]: names without . [ ] and * between them, and \
+     no other expression"
+)]
+pub struct NotAPath;
+
+/// Steps that a path may have; JSON that lies deeper is not read.
+const MOST_STEPS: usize = 64;
+
+impl Redaction {
+    /// Reads a path. Claw's own proxy passes over what it does not understand; here it is refused, since it restricts.
+    ///
+    /// # Errors
+    ///
+    /// The text is no path.
+    pub fn new(path: &str, action: Action) -> Result<Self, NotAPath> {
+        // The beginning may be left out, as Claw has it.
+        let mut rest = path.strip_prefix('$').map_or_else(|| format!(".{path}"), str::to_owned);
+        let mut steps = Vec::new();
+        while !rest.is_empty() {
+            let (step, after) = step(&rest)?;
+            if steps.len() == MOST_STEPS {
+                return Err(NotAPath);
+            }
+            steps.push(step);
+            rest = after.to_owned();
+        }
+        if steps.is_empty() { Err(NotAPath) } else { Ok(Self { steps, action }) }
+    }
+}
+
+fn step(text: &str) -> Result<(Step, &str), NotAPath> {
+    if let Some(rest) = text.strip_prefix('.') {
+        let end = rest.find(['.', '[', ']', '*']).unwrap_or(rest.len());
+        let (name, after) = rest.split_at(end);
+        let fits = !name.is_empty() && !after.starts_with([']', '*']);
+        return if fits { Ok((Step::Member(name.into()), after)) } else { Err(NotAPath) };
+    }
+    let (inner, after) = text.strip_prefix('[').and_then(|rest| rest.split_once(']')).ok_or(NotAPath)?;
+    if inner == "*" {
+        return Ok((Step::Items, after));
+    }
+    let number = inner.parse().ok().filter(|number: &usize| number.to_string() == inner);
+    number.map(|number| (Step::Item(number), after)).ok_or(NotAPath)
+}
