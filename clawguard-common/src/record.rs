@@ -146,6 +146,10 @@ pub struct Host {
     pub tools_port: u64,
     /// TCP port at which it listens, at [`guard::address`](crate::guard::address) for each job. Its sockets are `guard_key`'s.
     pub tools_at: u64,
+    /// TCP port of loopback at which agents look for the model gateway; 0 while there is none.
+    pub models_port: u64,
+    /// TCP port at which it listens, as `tools_at`.
+    pub models_at: u64,
 }
 
 /// An agent's state, memory mapped.
@@ -176,6 +180,16 @@ pub struct Job {
     pub level: u64,
     /// Groups killed for this job.
     pub killed: Groups,
+}
+
+/// What is counted exactly of a job's connections, memory mapped: they only rise while it has its slot.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Connections {
+    /// TCP connections to the model gateway that were accepted there.
+    pub models: u64,
+    /// TCP flows that were allowed to the endpoints of the group `model`, around the model gateway.
+    pub direct: u64,
 }
 
 /// Flags of a [`Job`].
@@ -617,9 +631,10 @@ pub struct Stamped {
 
 /// Both sides were built for these sizes.
 const _: () = {
-    assert!(size_of::<Host>() == 104);
+    assert!(size_of::<Host>() == 120);
     assert!(size_of::<Agent>() == 32);
     assert!(size_of::<Job>() == 88);
+    assert!(size_of::<Connections>() == 16);
     assert!(size_of::<PolicyHead>() == 56);
     assert!(size_of::<ExactKey>() == 24);
     assert!(size_of::<RangeData>() == 24);

@@ -9,7 +9,7 @@ use crate::{
     answer::{ALLOW, DENY},
     atomic, caller, flow, guard,
     maps::{HOST, JOBS, STAMPS},
-    record::settle,
+    record::{count_direct, settle},
     socket::Ends,
     tls,
     verdict::{ANY_KEY, By, Flowing, Owner, Verdict, forget, judge, refused},
@@ -148,6 +148,10 @@ fn connect(ctx: &SockAddrContext, hook: Hook) -> i32 {
     if verdict.allows() && !verdict.own {
         let generation = if greets { flow::HELD } else { generation };
         flow::remember(&mut stamp.flow, &flowing.remote, 0, generation, verdict);
+        if !greets {
+            // Where TLS begins the flow, it is the name that counts.
+            count_direct(verdict.job, &verdict.groups);
+        }
     }
     answer(passes)
 }

@@ -1,5 +1,5 @@
 //! The way to the gateway. Whatever resolver a managed task asks, the DNS guard answers, and the task does not notice; and whoever
-//! calls own loopback at the port for tools has called the MCP gateway.
+//! calls own loopback at the port for tools, or for models, has called the MCP gateway, or the model gateway.
 //!
 //! The gateway's address tells it which job asks; only that job's packets pass to it ([`crate::verdict`]).
 
@@ -12,11 +12,11 @@ use crate::{
     maps::{HOST, JOBS, STAMPS},
 };
 
-/// `localhost` as programs write it; only this is the way to the MCP gateway, and the rest of `127.0.0.0/8` is the job's.
+/// `localhost` as programs write it; only this is the way to the gateway, and the rest of `127.0.0.0/8` is the job's.
 const LOCALHOST: Addr = Addr::from_v4(u32::from_ne_bytes([127, 0, 0, 1]));
 
-/// Sends a question to the guard instead, and notes whom it was meant for; and a call of the MCP gateway to where that listens for
-/// this job. Answers whether the call may go on: there is a guard, and a way to it from this socket.
+/// Sends a question to the guard instead, and notes whom it was meant for; and a call of the MCP or the model gateway to where
+/// that listens for this job. Answers whether the call may go on: there is a guard, and a way to it from this socket.
 #[inline(always)]
 pub(crate) fn redirect(ctx: &SockAddrContext, stamp: &mut Stamp, hook: Hook) -> bool {
     let Some(host) = HOST.get(0) else { return false };
@@ -27,8 +27,8 @@ pub(crate) fn redirect(ctx: &SockAddrContext, stamp: &mut Stamp, hook: Hook) -> 
         if u64::from(port) != host.guard_port {
             stamp.resolver.port = 0;
         }
-        if u64::from(port) == host.tools_port && matches!(hook, Hook::Connect4 | Hook::Connect6) {
-            to_tools(ctx, stamp, host, hook);
+        if matches!(hook, Hook::Connect4 | Hook::Connect6) {
+            to_gateway(ctx, stamp, listens(host, port), hook);
         }
         return true;
     }
@@ -59,10 +59,26 @@ pub(crate) fn redirect(ctx: &SockAddrContext, stamp: &mut Stamp, hook: Hook) -> 
     true
 }
 
-/// Sends a connection to the MCP gateway's address for its job. From `::1` too, where it becomes one over IPv4, as IPv6 sockets
+/// The port at which the gateway listens for what calls own loopback at another; 0 for no such way.
+#[inline(always)]
+fn listens(host: &Host, port: u16) -> u16 {
+    let port = u64::from(port);
+    if port == host.tools_port {
+        host.tools_at as u16
+    } else if port == host.models_port {
+        host.models_at as u16
+    } else {
+        0
+    }
+}
+
+/// Sends a connection to the gateway's address for its job, at this port. From `::1` too, where it becomes one over IPv4, as IPv6 sockets
 /// may have them: there is one `::1` only, and no telling who comes by it.
 #[inline(always)]
-fn to_tools(ctx: &SockAddrContext, stamp: &Stamp, host: &Host, hook: Hook) {
+fn to_gateway(ctx: &SockAddrContext, stamp: &Stamp, at: u16, hook: Hook) {
+    if at == 0 {
+        return;
+    }
     let meant = destination(ctx, hook).as_destination();
     // SAFETY: the verifier knows the context.
     let tcp = unsafe { (*ctx.sock_addr).protocol } == u32::from(protocol::TCP);
@@ -78,7 +94,7 @@ fn to_tools(ctx: &SockAddrContext, stamp: &Stamp, host: &Host, hook: Hook) {
         } else {
             write6(ctx.sock_addr, Addr::from_v4(to));
         }
-        (*ctx.sock_addr).user_port = u32::from((host.tools_at as u16).to_be());
+        (*ctx.sock_addr).user_port = u32::from(at.to_be());
     }
 }
 

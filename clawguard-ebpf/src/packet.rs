@@ -14,7 +14,7 @@ use crate::{
     answer::{ALLOW, DENY},
     atomic, caller, flow,
     maps::{HOST, JOBS, STAMPS, TALKS},
-    record::{announce_name, settle},
+    record::{announce_name, count_taken, settle},
     socket::Ends,
     tls::{self, Heard},
     verdict::{ANY_KEY, By, Flowing, Owner, Verdict, forget, judge, note_caller, refused},
@@ -168,6 +168,10 @@ unsafe fn judged(skb: *mut __sk_buff, socket: *mut c_void, stamp: *mut Stamp, mu
         _ => {}
     }
     let passes = settle(verdict, hook, remote);
+    // The answer to a SYN: whoever listens there has taken the connection, and is the gateway.
+    if begins && outgoing && verdict.own && passes && matches!(hook, Hook::Ingress) {
+        count_taken(verdict.job, remote.port);
+    }
     if heard == Heard::News {
         // SAFETY: the socket is not null.
         unsafe { announce_name(verdict, hook, remote, skb, socket) };

@@ -12,11 +12,12 @@ use aya_ebpf::{
     },
 };
 use clawguard_common::{
-    Called, DecisionCount, DecisionKey, Endpoint, Event, Hook, MAX_DESTINATIONS, NAME_ROOM, NameEvent, REASONS, lost,
+    Called, DecisionCount, DecisionKey, Endpoint, Event, Groups, Hook, MAX_DESTINATIONS, NAME_ROOM, NameEvent, REASONS,
+    group, lost,
 };
 
 use crate::{
-    maps::{DECISIONS, Decisions, EVENTS, GREETINGS, STAMPS, TALKS, TOTALS, count_lost},
+    maps::{CONNECTIONS, DECISIONS, Decisions, EVENTS, GREETINGS, HOST, STAMPS, TALKS, TOTALS, count_lost},
     verdict::Verdict,
 };
 
@@ -234,6 +235,30 @@ pub(crate) unsafe fn announce_name(
         }
     }
     entry.submit(0);
+}
+
+/// Counts a connection that the gateway has taken, if it is one for models.
+#[inline(always)]
+pub(crate) fn count_taken(job: u32, port: u16) {
+    let at = HOST.get(0).map_or(0, |host| host.models_at);
+    if at != 0
+        && at == u64::from(port)
+        && let Some(counted) = CONNECTIONS.get_ptr_mut(job)
+    {
+        // SAFETY: one word of a map that lives as long as the program runs.
+        unsafe { add_one(&raw mut (*counted).models) };
+    }
+}
+
+/// Counts a flow that may speak, if it is one to a model's own endpoint.
+#[inline(always)]
+pub(crate) fn count_direct(job: u32, groups: &Groups) {
+    if groups.contains(group::MODEL)
+        && let Some(counted) = CONNECTIONS.get_ptr_mut(job)
+    {
+        // SAFETY: as above.
+        unsafe { add_one(&raw mut (*counted).direct) };
+    }
 }
 
 /// Atomically adds one.

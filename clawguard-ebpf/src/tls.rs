@@ -23,6 +23,7 @@ use clawguard_common::{
 use crate::{
     atomic, flow,
     maps::{GREETINGS, JOBS, NAMES, POLICIES, TALKS},
+    record::count_direct,
     verdict::{Verdict, forget, is_bound, is_killed},
 };
 
@@ -339,8 +340,8 @@ fn is_observed(job: u32) -> bool {
 /// Whether the contract that a job is under allows a name at an address and port; one that is called for now, by an answer that is
 /// good after `now_ns`.
 #[inline(always)]
-fn allows(job: u32, talk: &mut Talk, remote: &Endpoint, now_ns: u64) -> u32 {
-    let Some(job) = JOBS.get(job) else {
+fn allows(slot: u32, talk: &mut Talk, remote: &Endpoint, now_ns: u64) -> u32 {
+    let Some(job) = JOBS.get(slot) else {
         return Reason::Internal as u32;
     };
     let policy = job.policy as u32;
@@ -358,6 +359,9 @@ fn allows(job: u32, talk: &mut Talk, remote: &Endpoint, now_ns: u64) -> u32 {
     }
     if !is_bound(job.agent as u32, policy, (head.serial, now_ns), remote, rule.number) {
         return Reason::SniMismatch as u32;
+    }
+    if talk.rule == NO_RULE {
+        count_direct(slot, &rule.groups);
     }
     talk.rule = rule.number;
     talk.groups = rule.groups;

@@ -264,7 +264,8 @@ fn is_guard(host: &Host, remote: &Endpoint) -> bool {
 /// Whether the gateway serves jobs at a port, each at its own address.
 #[inline(always)]
 fn serves(host: &Host, port: u16, udp: bool) -> bool {
-    port != 0 && (u64::from(port) == host.guard_port || (!udp && u64::from(port) == host.tools_at))
+    let at = u64::from(port);
+    at != 0 && (at == host.guard_port || (!udp && (at == host.tools_at || at == host.models_at)))
 }
 
 /// Whose socket must be at the other end of a loopback flow that no rule names: the job's own; the gateway's at the address

@@ -7,7 +7,7 @@ use std::{
 };
 
 use clawguard_common::{
-    Cgroup, DEEPEST, Groups, Hook, Host, JOB_LEVEL, JOB_NONE, Job, MAX_JOBS, MAX_LEVEL, NEVER, job,
+    Cgroup, Connections, DEEPEST, Groups, Hook, Host, JOB_LEVEL, JOB_NONE, Job, MAX_JOBS, MAX_LEVEL, NEVER, job,
 };
 use sys::{bpf, cgroup};
 
@@ -54,6 +54,16 @@ impl Fence {
         self.maps.jobs.get(slot, offset_of!(Job, key))
     }
 
+    /// What was counted of the connections of the job that has a slot.
+    #[must_use]
+    pub fn connections(&self, slot: u32) -> Connections {
+        let counted = |offset| self.maps.connections.get(slot, offset);
+        Connections {
+            models: counted(offset_of!(Connections, models)),
+            direct: counted(offset_of!(Connections, direct)),
+        }
+    }
+
     pub(crate) fn newest_job(&self) -> u64 {
         (1..MAX_JOBS).map(|slot| self.job_key(slot)).max().unwrap_or(0)
     }
@@ -91,6 +101,9 @@ impl Fence {
         jobs.set(slot, offset_of!(Job, flags), flags);
         jobs.set_groups(slot, offset_of!(Job, killed), &spec.killed);
         let enrolled = self.manage(directory, slot, key);
+        for counted in [offset_of!(Connections, models), offset_of!(Connections, direct)] {
+            self.maps.connections.set(slot, counted, 0);
+        }
         if enrolled.is_err() {
             self.maps.jobs.set(slot, offset_of!(Job, key), 0);
             self.free_jobs.push(slot);

@@ -234,6 +234,12 @@ impl Fence {
         self.announce(key, [(offset_of!(Host, tools_at), at), (offset_of!(Host, tools_port), u64::from(port))]);
     }
 
+    /// The same for the model gateway.
+    pub fn set_models(&self, port: u16, at: u16, key: u64) {
+        let at = u64::from(at);
+        self.announce(key, [(offset_of!(Host, models_at), at), (offset_of!(Host, models_port), u64::from(port))]);
+    }
+
     /// Writes where the gateway serves. Nobody is sent to the port of one gateway in the name of another.
     fn announce<const N: usize>(&self, key: u64, ports: [(usize, u64); N]) {
         let host = &self.maps.host;
@@ -242,7 +248,13 @@ impl Fence {
             return;
         }
         if another {
-            for word in [offset_of!(Host, tools_port), offset_of!(Host, tools_at), offset_of!(Host, guard_port)] {
+            for word in [
+                offset_of!(Host, tools_port),
+                offset_of!(Host, tools_at),
+                offset_of!(Host, models_port),
+                offset_of!(Host, models_at),
+                offset_of!(Host, guard_port),
+            ] {
                 host.set(0, word, 0);
             }
             host.set(0, offset_of!(Host, guard_key), key);
