@@ -48,10 +48,14 @@ pub enum Kind {
     Drill,
     /// A tool call, or another call of MCP, with its decision and how it ended.
     Call,
+    /// A model call: that it is about to be made or was refused; how it ended.
+    Model,
     /// A call that waits for a person: asked for, decided, used, expired.
     Approval,
     /// A tool's definition or a server's identity: seen first, changed, accepted, withdrawn.
     Pin,
+    /// What was counted of a job, at its end: its processes, its connections, how well it was watched.
+    Coverage,
 }
 
 #[derive(Serialize, Deserialize)]
