@@ -77,6 +77,10 @@ pub(crate) struct Job {
     pub(crate) token: Option<JobToken>,
     /// Whether it was told that it goes without a token, or no longer by one.
     pub(crate) token_told: bool,
+    /// Processes of it that were seen outside.
+    pub(crate) escaped: u64,
+    /// Processes that it started and that are neither in it nor ended there.
+    pub(crate) missing: u64,
 }
 
 impl Job {
@@ -126,6 +130,10 @@ struct Entry {
     token: Option<JobToken>,
     #[serde(default)]
     token_told: bool,
+    #[serde(default)]
+    escaped: u64,
+    #[serde(default)]
+    missing: u64,
 }
 
 /// In whose hands a cgroup is.
@@ -294,6 +302,7 @@ impl Core {
                 "job": new.id.as_str(),
                 "agent": new.agent.as_str(),
                 "wpc_hash": hash.map(|hash| hash.to_string()),
+                "own_contract": new.wpc.is_some(),
                 "mode": agent.mode.label(),
                 "origin": new.origin.label(),
                 "cgroup": new.directory.strip_prefix(&self.fence.places().cgroup_root).unwrap_or(&new.directory),
@@ -335,6 +344,8 @@ impl Core {
             denials: 0,
             token: new.token,
             token_told: deadline_ns == 0,
+            escaped: 0,
+            missing: 0,
         };
         if let Err(error) = open_denials(&self.paths.denials(&new.id)) {
             tracing::warn!(%error, job = %new.id, "the job will not be able to read why it is denied");
@@ -458,6 +469,7 @@ impl Core {
         let severed = self.fence.sever(|flow| flow.stamp.key == enrolled.key).unwrap_or_default();
         self.counters.sockets_destroyed.inc_by(severed.destroyed as u64);
         self.save_jobs();
+        self.note_coverage(id);
         let populated = self.jobs.get(id).is_some_and(|job| cgroup::populated(&job.directory).unwrap_or(true));
         self.record(
             Kind::JobEnd,
@@ -571,6 +583,8 @@ impl Core {
                 over: job.over,
                 token: job.token.clone(),
                 token_told: job.token_told,
+                escaped: job.escaped,
+                missing: job.missing,
             })
             .collect();
         if let Err(error) = ledger::write(&self.paths.jobs(), &entries) {
@@ -616,6 +630,8 @@ impl Core {
                 denials,
                 token,
                 token_told,
+                escaped: entry.escaped,
+                missing: entry.missing,
             };
             self.jobs.insert(entry.id, job);
         }
