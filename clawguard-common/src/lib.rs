@@ -19,4 +19,4 @@ pub use record::*;
 pub use verdict::*;
 
 /// Version of every layout in this crate; part of the pin directory's name.
-pub const ABI: u32 = if cfg!(feature = "next-abi") { 4 } else { 3 };
+pub const ABI: u32 = if cfg!(feature = "next-abi") { 5 } else { 4 };

@@ -182,6 +182,39 @@ pub struct Job {
     pub killed: Groups,
 }
 
+/// What a job did, counted by the kernel programs, of the job that has the slot now; memory mapped. The last two words are
+/// userspace's.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Tally {
+    /// TCP connections that a rule let pass, by connect(2): asked for, whether or not anybody answered.
+    pub connects: u64,
+    /// UDP flows that a rule let pass: as many as changes of the other end, socket by socket.
+    pub flows: u64,
+    /// TCP connections to the gateway, at its addresses for this job.
+    pub to_gateway: u64,
+    /// TCP connections to the job itself.
+    pub own: u64,
+    /// TCP connections, and UDP packets, that passed although no rule allows them (observe mode).
+    pub unruled: u64,
+    /// Whatever was denied: calls, and packets.
+    pub denied: u64,
+    /// Processes that processes of the job started. Threads are none.
+    pub spawned: u64,
+    /// Processes that ended as processes of the job, by their first thread's end.
+    pub ended: u64,
+    /// Of those first threads: how many ended because another thread took the process over (execve(2)), which lives on.
+    pub taken_over: u64,
+    /// Programs that processes of the job executed.
+    pub execs: u64,
+    /// The first process that executed one, or started another process, in the kernel's own pid namespace; 0 for none yet.
+    pub first_pid: u64,
+    /// Since when all of this is counted: nanoseconds, CLOCK_BOOTTIME.
+    pub since_ns: u64,
+    /// The longest time between two beats of the daemon's since then, in nanoseconds.
+    pub gap_ns: u64,
+}
+
 /// What is counted exactly of a job's connections, memory mapped: they only rise while it has its slot.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -635,6 +668,7 @@ const _: () = {
     assert!(size_of::<Agent>() == 32);
     assert!(size_of::<Job>() == 88);
     assert!(size_of::<Connections>() == 16);
+    assert!(size_of::<Tally>() == 104);
     assert!(size_of::<PolicyHead>() == 56);
     assert!(size_of::<ExactKey>() == 24);
     assert!(size_of::<RangeData>() == 24);

@@ -11,7 +11,7 @@ use crate::{
     maps::{HOST, JOBS, STAMPS},
     record::{count_direct, settle},
     socket::Ends,
-    tls,
+    tally, tls,
     verdict::{ANY_KEY, By, Flowing, Owner, Verdict, forget, judge, refused},
 };
 
@@ -144,14 +144,15 @@ fn connect(ctx: &SockAddrContext, hook: Hook) -> i32 {
         verdict.reason = Reason::Internal;
     }
     let passes = settle(verdict, hook, &flowing.remote);
+    tally::begun(verdict, &flowing.remote);
     // The job's own listener may be gone when the packet is sent: that is judged again, with both ends known.
     if verdict.allows() && !verdict.own {
         let generation = if greets { flow::HELD } else { generation };
-        flow::remember(&mut stamp.flow, &flowing.remote, 0, generation, verdict);
         if !greets {
             // Where TLS begins the flow, it is the name that counts.
             count_direct(verdict.job, &verdict.groups);
         }
+        flow::remember(&mut stamp.flow, &flowing.remote, 0, generation, verdict);
     }
     answer(passes)
 }
@@ -194,6 +195,9 @@ fn sendmsg(ctx: &SockAddrContext, hook: Hook) -> i32 {
             return ALLOW;
         }
         flow::remember(&mut stamp.flow, &flowing.remote, local_port, generation, verdict);
+        if !flowing.lives {
+            tally::begun(verdict, &flowing.remote);
+        }
     }
     answer(settle(verdict, hook, &flowing.remote))
 }

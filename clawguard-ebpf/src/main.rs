@@ -7,6 +7,7 @@
 //! | `recvmsg4/6`, `getpeername4/6` | cgroup root | the DNS guard answers in the name of whichever resolver was asked |
 //! | `setsockopt` | cgroup root | no option that would send what the packet hooks cannot judge |
 //! | `egress`, `ingress` | managed cgroups | the authority: every packet, whatever sent it |
+//! | `spawned`, `executed`, `ended` | tracepoints | count the processes of jobs; they refuse nothing |
 //! | `depth` | nowhere | tells the daemon how deep the cgroup root lies that it sees |
 //! | `sweep_tcp`, `sweep_udp` | iterators | list the stamped sockets of a network namespace, for a kill to find them |
 //!
@@ -21,12 +22,14 @@ mod caller;
 mod depth;
 mod flow;
 mod guard;
+mod lineage;
 mod maps;
 mod packet;
 mod record;
 mod socket;
 mod sockopt;
 mod sweep;
+mod tally;
 mod tls;
 mod verdict;
 

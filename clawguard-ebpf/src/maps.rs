@@ -11,7 +11,7 @@ use aya_ebpf::{
 use clawguard_common::{
     Agent, Cgroup, Connections, DecisionCount, DecisionKey, EVENT_RING_BYTES, Event, ExactKey, Greeting, Host, Job,
     Learned, LearnedKey, MAX_AGENTS, MAX_CGROUPS, MAX_DECISIONS, MAX_JOBS, MAX_LEARNED, MAX_POLICIES, NameData,
-    PolicyHead, REASONS, RangeData, Rule, Stamp, Talk, guard, lost,
+    PolicyHead, REASONS, RangeData, Rule, Stamp, Talk, Tally, guard, lost,
 };
 
 const MAPPED: usize = BPF_F_MMAPABLE as usize;
@@ -27,6 +27,10 @@ pub(crate) static AGENTS: Array<Agent, { MAX_AGENTS as usize }, MAPPED> = Array:
 /// The jobs.
 #[btf_map]
 pub(crate) static JOBS: Array<Job, { MAX_JOBS as usize }, MAPPED> = Array::new();
+
+/// What the jobs did.
+#[btf_map]
+pub(crate) static TALLIES: Array<Tally, { MAX_JOBS as usize }, MAPPED> = Array::new();
 
 /// What is counted of the jobs' connections.
 #[btf_map]

@@ -16,6 +16,7 @@ use crate::{
     maps::{HOST, JOBS, STAMPS, TALKS},
     record::{announce_name, count_taken, settle},
     socket::Ends,
+    tally,
     tls::{self, Heard},
     verdict::{ANY_KEY, By, Flowing, Owner, Verdict, forget, judge, note_caller, refused},
 };
@@ -155,6 +156,10 @@ unsafe fn judged(skb: *mut __sk_buff, socket: *mut c_void, stamp: *mut Stamp, mu
     }
     if matches!(hook, Hook::Egress) && verdict.own {
         note_caller(verdict, flowing);
+    }
+    // A connected UDP socket asks nobody before it sends. (Datagrams of own flows come here each by itself.)
+    if !tcp && matches!(hook, Hook::Egress) && !flowing.lives && !verdict.own {
+        tally::begun(verdict, remote);
     }
     // SAFETY: the socket is not null.
     let state = unsafe { state(socket) };

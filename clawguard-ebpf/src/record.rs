@@ -18,6 +18,7 @@ use clawguard_common::{
 
 use crate::{
     maps::{CONNECTIONS, DECISIONS, Decisions, EVENTS, GREETINGS, HOST, STAMPS, TALKS, TOTALS, count_lost},
+    tally,
     verdict::Verdict,
 };
 
@@ -49,6 +50,9 @@ fn tell(verdict: &Verdict, hook: Hook, remote: &Endpoint) {
     if let Some(total) = TOTALS.get_ptr_mut(slot as u32) {
         // SAFETY: a per-CPU slot, which lives as long as the map.
         unsafe { *total = (*total).wrapping_add(1) };
+    }
+    if !verdict.passes() {
+        tally::count(verdict.job, verdict.job_key, tally::DENIED);
     }
     let Some(decisions) = DECISIONS.get(0) else {
         count_lost(lost::DECISION);
@@ -264,7 +268,7 @@ pub(crate) fn count_direct(job: u32, groups: &Groups) {
 /// Atomically adds one.
 #[cfg(target_arch = "bpf")]
 #[inline(always)]
-unsafe fn add_one(word: *mut u64) {
+pub(crate) unsafe fn add_one(word: *mut u64) {
     // SAFETY: an atomic addition to a word that the caller vouches for.
     unsafe { asm!("lock *(u64 *)({word} + 0) += {one}", word = in(reg) word, one = in(reg) 1_u64) };
 }
@@ -272,4 +276,4 @@ unsafe fn add_one(word: *mut u64) {
 /// Not run: on the host this crate is only checked, never executed.
 #[cfg(not(target_arch = "bpf"))]
 #[inline(always)]
-unsafe fn add_one(_word: *mut u64) {}
+pub(crate) unsafe fn add_one(_word: *mut u64) {}

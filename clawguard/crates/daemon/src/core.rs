@@ -94,6 +94,8 @@ pub(crate) struct Core {
     pub(crate) hooks: Hooks,
     pub(crate) pins: Pins,
     pub(crate) stdio: crate::stdio::Stdio,
+    /// The jobs' processes, as they were seen.
+    pub(crate) seen: crate::coverage::Seen,
 }
 
 /// An agent, as the running daemon sees it.

@@ -12,6 +12,7 @@ mod calls;
 pub mod config;
 mod contracts;
 mod core;
+mod coverage;
 mod decisions;
 mod errands;
 mod flips;

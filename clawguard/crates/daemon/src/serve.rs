@@ -110,7 +110,9 @@ pub fn run(options: &Options) -> Result<(), Error> {
         .thread_keep_alive(Duration::from_secs(5))
         .build()
         .map_err(system("start the runtime"))?;
-    let shared = Arc::new(Shared::new(start(paths, config)?));
+    let core = start(paths, config)?;
+    crate::coverage::beat(core.fence.pulse()?).map_err(system("start the daemon's pulse"))?;
+    let shared = Arc::new(Shared::new(core));
     // Found before contracts are loaded, so that they are pointed to their agent's as soon as that is.
     if let Err(error) = shared.lock().adopt_jobs() {
         tracing::error!(%error, "the jobs of the daemon before are not known: they reach nothing");
@@ -119,6 +121,7 @@ pub fn run(options: &Options) -> Result<(), Error> {
     shared.lock().adopt_observed();
     put_contracts_in_force(&shared);
     shared.lock().end_left_servers();
+    crate::coverage::look_after(&shared).map_err(system("look after the jobs' processes"))?;
     let served = runtime.block_on(serve(Arc::clone(&shared), options, &file));
     let mut core = shared.lock();
     // Whatever the gateway was making when its channel ended with this daemon.
@@ -221,6 +224,7 @@ fn start(paths: Paths, config: Config) -> Result<Core, Error> {
         hooks: Hooks::new(&paths.run()),
         pins: Pins::open(&paths.pins()).map_err(system("make the directory of pins"))?,
         stdio: crate::stdio::Stdio::default(),
+        seen: crate::coverage::Seen::default(),
         started_at: Core::now(),
         executable,
         paths,
@@ -516,7 +520,6 @@ fn tend_gateway(gateway: Option<&mut Gateway>, shared: &Arc<Shared>) {
 
 /// What is done once a second; most of it only when there is something to do.
 fn on_beat(core: &mut Core, beats: u64, pace: &config::Audit) {
-    core.fence.beat();
     if std::mem::take(&mut core.untidy) {
         core.drop_unused_contracts();
     }

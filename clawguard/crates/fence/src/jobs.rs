@@ -93,6 +93,7 @@ impl Fence {
     pub fn enrol(&mut self, directory: &Path, spec: JobSpec) -> Result<Enrolled, Error> {
         let slot = self.free_jobs.pop().ok_or(Error::Full { what: "job", limit: MAX_JOBS - 1 })?;
         let key = self.new_number();
+        self.begin_tally(slot);
         let jobs = &self.maps.jobs;
         jobs.set(slot, offset_of!(Job, agent), u64::from(spec.agent));
         jobs.set(slot, offset_of!(Job, policy), u64::from(spec.policy));
@@ -100,10 +101,10 @@ impl Fence {
         let flags = if spec.observe { job::OBSERVE } else { 0 } | if spec.gateway { job::GATEWAY } else { 0 };
         jobs.set(slot, offset_of!(Job, flags), flags);
         jobs.set_groups(slot, offset_of!(Job, killed), &spec.killed);
-        let enrolled = self.manage(directory, slot, key);
         for counted in [offset_of!(Connections, models), offset_of!(Connections, direct)] {
             self.maps.connections.set(slot, counted, 0);
         }
+        let enrolled = self.manage(directory, slot, key);
         if enrolled.is_err() {
             self.maps.jobs.set(slot, offset_of!(Job, key), 0);
             self.free_jobs.push(slot);

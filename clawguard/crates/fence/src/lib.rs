@@ -16,12 +16,14 @@ mod object;
 mod places;
 mod remove;
 mod sever;
+mod tally;
 
 use std::{
     collections::{HashMap, HashSet},
     fs,
     os::fd::{AsFd, OwnedFd},
     path::PathBuf,
+    sync::{Arc, atomic::AtomicU32},
 };
 
 use aya::{Btf, EbpfLoader, programs::Program};
@@ -39,6 +41,7 @@ pub use names::{NameRefused, Opening, Spot};
 pub use places::{AgentName, BPFFS, Instance, JobId, NotAName, Places};
 pub use remove::{Removed, remove};
 pub use sever::{Flow, Severed};
+pub use tally::Pulse;
 
 use links::Changes;
 use maps::Maps;
@@ -62,6 +65,9 @@ pub struct Fence {
     /// Slots of contracts that an earlier process left in force: not to be written to while a job points there.
     left_in_force: HashSet<u32>,
     last_number: u64,
+    /// No job has a slot above this.
+    highest: Arc<AtomicU32>,
+    counts_processes: bool,
     changes: Option<Changes>,
 }
 
@@ -94,7 +100,7 @@ impl Fence {
         let armed = fs::read_dir(&links).is_ok_and(|mut entries| entries.next().is_some());
         if !armed {
             // What a start that failed half-way left behind holds nothing.
-            for directory in [&maps, &links] {
+            for directory in [&maps, &links, &pins.join("tracing")] {
                 match fs::remove_dir_all(directory) {
                     Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                         return Err(Error::System { what: "remove the pins of a start that failed", source: error });
@@ -122,6 +128,9 @@ impl Fence {
         let sweeps =
             [load_sweep(&mut ebpf, &btf, "sweep_tcp", "tcp")?, load_sweep(&mut ebpf, &btf, "sweep_udp", "udp")?];
         let depth = depth(&mut ebpf, &places.cgroup_root)?;
+        let counts_processes = tally::count_processes(&mut ebpf, &pins.join("tracing"))
+            .inspect_err(|error| tracing::warn!(%error, "processes of jobs are not counted, only sampled"))
+            .is_ok();
         let maps = Maps::take(&mut ebpf)?;
         let interval = events::interval(&maps)?;
         fs::create_dir_all(&places.agents).map_err(Error::system("make the agents' cgroup"))?;
@@ -132,6 +141,8 @@ impl Fence {
             policies: HashMap::new(),
             left_in_force: HashSet::new(),
             last_number: 0,
+            highest: Arc::default(),
+            counts_processes,
             changes: None,
             places,
             maps,
@@ -152,6 +163,7 @@ impl Fence {
         let last = (1..MAX_POLICIES).map(|slot| self.maps.policies.get(slot, serial)).max();
         self.last_number = last.unwrap_or(0).max(self.newest_job());
         (self.free_jobs, self.found_jobs) = (1..MAX_JOBS).rev().partition(|slot| self.job_key(*slot) == 0);
+        self.highest = Arc::new(AtomicU32::new(self.found_jobs.iter().copied().max().unwrap_or(0)));
         self.left_in_force = self.found_jobs.iter().map(|slot| self.policy_of(*slot)).collect();
         // Verdicts of before are judged again by the programs of now.
         self.raise_generation();
@@ -222,17 +234,6 @@ impl Fence {
     fn new_number(&mut self) -> u64 {
         self.last_number = clock::boot_ns().max(self.last_number + 1);
         self.last_number
-    }
-
-    /// Tells the kernel that the daemon lives.
-    pub fn beat(&self) {
-        self.maps.host.set(0, std::mem::offset_of!(Host, heartbeat_ns), clock::boot_ns());
-    }
-
-    /// When the daemon last told the kernel that it lives: nanoseconds, CLOCK_BOOTTIME.
-    #[must_use]
-    pub fn last_beat(&self) -> u64 {
-        self.maps.host.get(0, std::mem::offset_of!(Host, heartbeat_ns))
     }
 
     /// The generation in force.

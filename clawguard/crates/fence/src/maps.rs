@@ -9,7 +9,7 @@ use aya::{
 use clawguard_common::{
     Agent, Called, Cgroup, Connections, DecisionCount, DecisionKey, EVENT_RING_BYTES, ExactKey, Greeting, Groups, Host,
     Job, Learned, LearnedKey, MAX_AGENTS, MAX_CGROUPS, MAX_DECISIONS, MAX_JOBS, MAX_LEARNED, MAX_POLICIES, PolicyHead,
-    REASONS, RangeData, Rule, Stamp, Talk, guard, lost,
+    REASONS, RangeData, Rule, Stamp, Talk, Tally, guard, lost,
 };
 use sys::{
     bpf::{self, MapShape},
@@ -35,10 +35,11 @@ const fn shape(kind: u32, key_size: usize, value_size: usize, max_entries: u32, 
 }
 
 /// What the maps of this ABI look like, by name: what a pin is compared with before it is used again.
-pub(crate) const SHAPES: [(&str, MapShape); 18] = [
+pub(crate) const SHAPES: [(&str, MapShape); 19] = [
     ("HOST", shape(ARRAY, 4, size_of::<Host>(), 1, F_MMAPABLE)),
     ("AGENTS", shape(ARRAY, 4, size_of::<Agent>(), MAX_AGENTS, F_MMAPABLE)),
     ("JOBS", shape(ARRAY, 4, size_of::<Job>(), MAX_JOBS, F_MMAPABLE)),
+    ("TALLIES", shape(ARRAY, 4, size_of::<Tally>(), MAX_JOBS, F_MMAPABLE)),
     ("CONNECTIONS", shape(ARRAY, 4, size_of::<Connections>(), MAX_JOBS, F_MMAPABLE)),
     ("POLICIES", shape(ARRAY, 4, size_of::<PolicyHead>(), MAX_POLICIES, F_MMAPABLE)),
     ("CGROUPS", shape(HASH, 8, size_of::<Cgroup>(), MAX_CGROUPS, 0)),
@@ -91,6 +92,11 @@ impl<T> Table<T> {
         Ok(Self { words, map, of: std::marker::PhantomData })
     }
 
+    /// The same memory once more, for another thread.
+    pub(crate) fn again(&self, entries: u32) -> io::Result<Words> {
+        Words::new(self.map.fd(), size_of::<T>() * entries as usize)
+    }
+
     /// Reads a whole record by a system call: another way than the one by which it was written.
     pub(crate) fn read_back(&self, slot: u32) -> io::Result<T>
     where
@@ -131,6 +137,7 @@ pub(crate) struct Maps {
     pub(crate) host: Table<Host>,
     pub(crate) agents: Table<Agent>,
     pub(crate) jobs: Table<Job>,
+    pub(crate) tallies: Table<Tally>,
     pub(crate) connections: Table<Connections>,
     pub(crate) policies: Table<PolicyHead>,
     pub(crate) cgroups: MapData,
@@ -164,6 +171,7 @@ impl Maps {
             host: Table::open(take("HOST")?, 1).map_err(mapped)?,
             agents: Table::open(take("AGENTS")?, MAX_AGENTS).map_err(mapped)?,
             jobs: Table::open(take("JOBS")?, MAX_JOBS).map_err(mapped)?,
+            tallies: Table::open(take("TALLIES")?, MAX_JOBS).map_err(mapped)?,
             connections: Table::open(take("CONNECTIONS")?, MAX_JOBS).map_err(mapped)?,
             policies: Table::open(take("POLICIES")?, MAX_POLICIES).map_err(mapped)?,
             cgroups: take("CGROUPS")?,

@@ -27,6 +27,7 @@ const PROG_TEST_RUN: i32 = 10;
 const PROG_GET_FD_BY_ID: i32 = 13;
 const MAP_GET_FD_BY_ID: i32 = 14;
 const OBJ_GET_INFO_BY_FD: i32 = 15;
+const RAW_TRACEPOINT_OPEN: i32 = 17;
 const MAP_UPDATE_BATCH: i32 = 26;
 const MAP_LOOKUP_BATCH: i32 = 24;
 const LINK_CREATE: i32 = 28;
@@ -150,6 +151,28 @@ pub fn link_create(program: impl AsFd, cgroup: impl AsFd, kind: AttachType) -> i
     };
     // SAFETY: no pointers.
     unsafe { open(LINK_CREATE, &mut attributes) }
+}
+
+#[repr(C)]
+struct RawTracepoint {
+    name: u64,
+    prog_fd: u32,
+    pad: u32,
+    cookie: u64,
+}
+
+/// Attaches a program to a tracepoint of the kernel's, by a link. (Such a link takes no other program later, and is detached by
+/// closing and unpinning it alone.)
+///
+/// # Errors
+///
+/// ENOENT if this kernel has no tracepoint of that name; EPERM where programs may not trace.
+pub fn raw_tracepoint(program: impl AsFd, name: &str) -> io::Result<OwnedFd> {
+    let name = path(Path::new(name))?;
+    let mut attributes =
+        RawTracepoint { name: name.as_ptr() as u64, prog_fd: program.as_fd().as_raw_fd() as u32, pad: 0, cookie: 0 };
+    // SAFETY: the name lives until the call returns.
+    unsafe { open(RAW_TRACEPOINT_OPEN, &mut attributes) }
 }
 
 #[repr(C)]
@@ -287,6 +310,7 @@ struct RawLinkInfo {
 struct RawProgramInfo {
     kind: u32,
     id: u32,
+    tag: [u8; 8],
 }
 
 /// A program's id.
@@ -298,6 +322,17 @@ pub fn program_id(program: impl AsFd) -> io::Result<u32> {
     let mut raw = RawProgramInfo::default();
     info(program, &mut raw)?;
     Ok(raw.id)
+}
+
+/// A hash of a program's instructions: what two programs have in common that do the same.
+///
+/// # Errors
+///
+/// If the descriptor is no program.
+pub fn program_tag(program: impl AsFd) -> io::Result<[u8; 8]> {
+    let mut raw = RawProgramInfo::default();
+    info(program, &mut raw)?;
+    Ok(raw.tag)
 }
 
 /// What the kernel says of a cgroup link.

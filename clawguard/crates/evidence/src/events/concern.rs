@@ -166,8 +166,14 @@ impl<'a> Body<'a> {
             Kind::Decisions => read(text).map(Self::Decisions),
             Kind::Pin => read::<IgnoredAny>(text).map(|_| Self::Pin),
             Kind::BreakGlass => read::<IgnoredAny>(text).map(|_| Self::BreakGlass),
-            // A drill's own flips are records of their own.
-            Kind::Start | Kind::Stop | Kind::Checkpoint | Kind::Torn | Kind::Configuration | Kind::Drill => None,
+            // A drill's own flips are records of their own. What was counted of a job goes into its attestation.
+            Kind::Start
+            | Kind::Stop
+            | Kind::Checkpoint
+            | Kind::Torn
+            | Kind::Configuration
+            | Kind::Drill
+            | Kind::Coverage => None,
         }
     }
 
