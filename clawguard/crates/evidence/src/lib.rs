@@ -2,4 +2,4 @@
 #![forbid(unsafe_code)]
 
 pub mod chain;
-pub mod events;
+pub mod verify;
