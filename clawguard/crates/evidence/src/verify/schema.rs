@@ -368,3 +368,6 @@ pub(super) const TRUST_PULSE: Shape = closed(&[
         ),
     ),
 ]);
+
+#[cfg(test)]
+mod tests;
