@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 mod beside;
+mod causal;
 mod linked;
 mod made;
 mod mutations;

@@ -150,3 +150,25 @@ pub(crate) fn chain(bundle: &mut Value) {
         set(event, "", "event_hash_b64u", before.clone());
     }
 }
+
+/// The bundle with receipts of these bindings and times.
+pub(crate) fn receipts(bindings: &[Value]) -> Value {
+    let mut made = bundle("host_evidence");
+    let first = at(&mut made, &path("payload.receipts[0]")).clone();
+    let Value::Array(list) = at(&mut made, &path("payload.receipts")) else { panic!("no receipts") };
+    list.clear();
+    for (i, binding) in bindings.iter().enumerate() {
+        let mut receipt = first.clone();
+        set(&mut receipt, "payload", "receipt_id", text(&format!("rcpt_{i}")));
+        set(&mut receipt, "", "issued_at", text("2026-03-01T00:01:00.000Z"));
+        let Value::Object(members) = binding else { panic!("no binding") };
+        for (name, to) in members {
+            let within = if **name == *"timestamp" { "payload" } else { "payload.binding" };
+            set(&mut receipt, within, name, to.clone());
+        }
+        seal(&mut receipt, "", GATEWAY);
+        list.push(receipt);
+    }
+    seal(&mut made, "", AGENT);
+    made
+}
