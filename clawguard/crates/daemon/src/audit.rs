@@ -1,5 +1,7 @@
 //! The audit chain on disk: appended, synced in groups, rotated, taken up again after a crash.
 
+mod heads;
+
 use std::{
     collections::VecDeque,
     fs::{self, File, OpenOptions},
@@ -17,7 +19,11 @@ use claw::{
     key::{Did, PrivateKey},
     time::Instant,
 };
-use evidence::chain::{Broken, Fault, Head, Kind, Verifier};
+use evidence::{
+    chain::{Broken, Fault, Head, Kind, Verifier},
+    events::{Event, Made},
+};
+use heads::Heads;
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -34,6 +40,7 @@ pub struct AuditLog {
     size: u64,
     rotate_at: u64,
     head: Head,
+    heads: Heads,
     unsealed: u64,
     key: PrivateKey,
     sync: Arc<Sync>,
@@ -102,14 +109,15 @@ impl AuditLog {
     pub fn open(directory: &Path, key: PrivateKey, rotate_at: u64) -> io::Result<(Self, Found)> {
         sys::file::directory(directory, 0o700)?;
         let mut found = Found::default();
-        let last = files(directory)?.pop();
-        let (number, head, size) = match &last {
+        let all = files(directory)?;
+        let (number, head, size) = match all.last() {
             None => (1, Head::default(), 0),
             Some((number, path)) => {
                 let (head, size) = take_up(path, &mut found)?;
                 (*number, head, size)
             }
         };
+        let heads = Heads::open(directory, &all)?;
         let path = directory.join(name(number));
         let file = append_to(&path)?;
         let sync = Arc::new(Sync {
@@ -123,6 +131,7 @@ impl AuditLog {
             size,
             rotate_at,
             head,
+            heads,
             unsealed: 0,
             key,
             sync,
@@ -152,6 +161,23 @@ impl AuditLog {
     pub fn append(&mut self, kind: Kind, body: &Value) -> io::Result<Ticket> {
         self.pay()?;
         self.append_at(kind, Instant(sys::clock::wall_ns()), body)
+    }
+
+    /// Writes a record that is an event of a job's, and answers the event too. `None` where no run of that job is known.
+    ///
+    /// # Errors
+    ///
+    /// As [`AuditLog::append`].
+    pub fn append_event(&mut self, kind: Kind, body: &Value, job: &str) -> io::Result<(Ticket, Option<Event>)> {
+        self.pay()?;
+        let (ticket, made) = self.append_told(kind, Instant(sys::clock::wall_ns()), body)?;
+        Ok((ticket, made.into_iter().find(|made| made.job == job).map(|made| made.event)))
+    }
+
+    /// The run of a job, and how many events it has so far.
+    #[must_use]
+    pub fn run(&self, job: &str) -> Option<(&str, u64)> {
+        self.heads.run(job)
     }
 
     /// Writes a record of something that happened in any case: what the disk refuses now waits in memory for room.
@@ -196,10 +222,18 @@ impl AuditLog {
     }
 
     fn append_at(&mut self, kind: Kind, at: Instant, body: &Value) -> io::Result<Ticket> {
+        self.append_told(kind, at, body).map(|(ticket, _)| ticket)
+    }
+
+    fn append_told(&mut self, kind: Kind, at: Instant, body: &Value) -> io::Result<(Ticket, Vec<Made>)> {
         let (line, head) = self.head.append(kind, at, body);
         self.write(&line, head, 1)?;
-        self.seal()?;
-        Ok(Ticket { record: head.next - 1, sync: Arc::clone(&self.sync) })
+        let made = self.heads.take(&line);
+        // It is written: what fails now is tried again with the next record, which then fails by itself.
+        if let Err(error) = self.seal() {
+            tracing::warn!(%error, "the audit chain could not be signed, or a new file begun");
+        }
+        Ok((Ticket { record: head.next - 1, sync: Arc::clone(&self.sync) }, made))
     }
 
     /// Writes many records of one kind of things that happened in any case, as few times as it can. For a moment they are not on
@@ -233,7 +267,11 @@ impl AuditLog {
             lines.push_str(&line);
             head = next;
         }
-        self.write(&lines, head, bodies.len() as u64)
+        self.write(&lines, head, bodies.len() as u64)?;
+        for line in lines.split_inclusive('\n') {
+            self.heads.take(line);
+        }
+        Ok(())
     }
 
     fn owe(&mut self, owed: Owed) {
@@ -295,6 +333,9 @@ impl AuditLog {
         self.file = next;
         self.number += 1;
         self.size = 0;
+        if let Err(error) = self.heads.keep(&self.directory, self.number) {
+            tracing::warn!(%error, "the next start reads more of the audit chain than it had to");
+        }
         Ok(())
     }
 }
@@ -397,124 +438,4 @@ pub fn found_record(found: &Found) -> Option<Value> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn directory(name: &str) -> PathBuf {
-        let path = std::env::temp_dir().join(format!("clawguard-audit-{name}-{}", std::process::id()));
-        let _ = fs::remove_dir_all(&path);
-        path
-    }
-
-    fn key() -> PrivateKey {
-        PrivateKey::from_seed(&[3; 32])
-    }
-
-    fn open(path: &Path, rotate_at: u64) -> (AuditLog, Found) {
-        AuditLog::open(path, key(), rotate_at).unwrap()
-    }
-
-    fn write(log: &mut AuditLog, count: u64) {
-        for n in 0..count {
-            log.append(Kind::Flip, &json!({ "n": n })).unwrap().wait().unwrap();
-        }
-    }
-
-    fn verify(path: &Path) -> Result<Verifier, Broken> {
-        let mut verifier = Verifier::new(Some(key().did()));
-        for (_, file) in files(path).unwrap() {
-            let text = fs::read(file).unwrap();
-            for line in text.split_inclusive(|byte| *byte == b'\n') {
-                verifier.read(line)?;
-            }
-        }
-        Ok(verifier)
-    }
-
-    #[test]
-    fn the_chain_goes_on_after_a_restart_and_over_several_files() {
-        let path = directory("files");
-        let (mut log, _) = open(&path, 2000);
-        write(&mut log, 40);
-        drop(log);
-        let (mut log, found) = open(&path, 2000);
-        assert!(found_record(&found).is_none());
-        write(&mut log, 40);
-        log.checkpoint().unwrap();
-        assert!(files(&path).unwrap().len() > 3);
-        let verifier = verify(&path).unwrap();
-        assert_eq!((verifier.head().next, verifier.unsealed()), (log.records(), 0));
-        fs::remove_dir_all(path).unwrap();
-    }
-
-    #[test]
-    fn a_record_torn_by_a_power_cut_is_cut_off_and_told() {
-        let path = directory("torn");
-        let (mut log, _) = open(&path, 1 << 20);
-        write(&mut log, 5);
-        drop(log);
-        let file = path.join(name(1));
-        let text = fs::read(&file).unwrap();
-        fs::write(&file, &text[..text.len() - 20]).unwrap();
-        let (mut log, found) = open(&path, 1 << 20);
-        assert_eq!(log.records(), 4);
-        let (bytes, kept) = found.torn.clone().unwrap();
-        assert_eq!(fs::metadata(kept).unwrap().len(), bytes);
-        write(&mut log, 1);
-        assert_eq!(verify(&path).unwrap().head().next, 5);
-        fs::remove_dir_all(path).unwrap();
-    }
-
-    #[test]
-    fn a_changed_record_is_told_at_start_and_stays_to_be_found() {
-        let path = directory("changed");
-        let (mut log, _) = open(&path, 1 << 20);
-        write(&mut log, 5);
-        drop(log);
-        let file = path.join(name(1));
-        let text = fs::read_to_string(&file).unwrap();
-        fs::write(&file, text.replace("\"n\":2", "\"n\":7")).unwrap();
-        let (mut log, found) = open(&path, 1 << 20);
-        assert_eq!(found.broken.as_ref().unwrap().seq, 3);
-        write(&mut log, 1);
-        assert_eq!(verify(&path).unwrap_err().seq, 3);
-        fs::remove_dir_all(path).unwrap();
-    }
-
-    #[test]
-    fn records_that_are_written_at_once_are_a_whole_chain_with_its_checkpoints() {
-        let path = directory("batch");
-        let (mut log, _) = open(&path, 20_000);
-        let bodies: Vec<Value> = (0..1000).map(|n| json!({ "n": n })).collect();
-        log.append_all(Kind::Call, &bodies).unwrap();
-        log.append_all::<Value>(Kind::Call, &[]).unwrap();
-        write(&mut log, 1);
-        let verifier = verify(&path).unwrap();
-        assert_eq!(verifier.head().next, log.records());
-        assert!(verifier.checkpoints() >= 3 && files(&path).unwrap().len() > 1);
-        // What the disk refuses waits, in its order.
-        log.file = File::open(path.join(name(1))).unwrap();
-        assert!(log.append_all(Kind::Call, &bodies[..3]).is_err());
-        assert_eq!(log.owed(), 3);
-        fs::remove_dir_all(path).unwrap();
-    }
-
-    #[test]
-    fn many_writers_share_a_sync_and_every_acknowledged_record_is_there() {
-        let path = directory("group");
-        let (log, _) = open(&path, 1 << 20);
-        let log = Mutex::new(log);
-        std::thread::scope(|scope| {
-            for _ in 0..8 {
-                scope.spawn(|| {
-                    for n in 0..25 {
-                        let ticket = log.lock().unwrap().append(Kind::Flip, &json!({ "n": n })).unwrap();
-                        ticket.wait().unwrap();
-                    }
-                });
-            }
-        });
-        assert_eq!(verify(&path).unwrap().head().next, 200);
-        fs::remove_dir_all(path).unwrap();
-    }
-}
+mod tests;
