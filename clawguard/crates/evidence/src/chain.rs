@@ -4,11 +4,14 @@
 //! newline, so that nothing needs to be re-serialised to verify it. The first line's `prev` is null. A checkpoint signs the
 //! hash of the line before it, as the 43 ASCII characters in which it is written.
 
+mod scan;
+
 use claw::{
     Hash, encoding,
     key::{Did, PrivateKey},
     time::Instant,
 };
+use scan::Scanned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -123,6 +126,15 @@ pub struct Record {
     pub body: Value,
 }
 
+impl Record {
+    /// Of a line, with or without its newline. Whether it belongs into the chain is for [`Verifier`] to say.
+    #[must_use]
+    pub fn of_line(line: &[u8]) -> Option<Self> {
+        let Line { seq, at, kind, body, .. } = serde_json::from_slice(line).ok()?;
+        Some(Self { seq, at, kind, body })
+    }
+}
+
 /// What is wrong with a line.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Fault {
@@ -207,6 +219,26 @@ impl Verifier {
         self.signer
     }
 
+    /// Looks at one line, with its newline: as strictly as [`Self::read`], and several times as fast, for whoever wants to know
+    /// no more than that it is the record that follows.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::read`].
+    pub fn check(&mut self, line: &[u8]) -> Result<(), Broken> {
+        if let Some(bytes) = line.strip_suffix(b"\n")
+            && let Some(scanned) = Scanned::of(bytes)
+            && scanned.kind != Kind::Checkpoint
+            && scanned.seq == self.head.next
+            && scanned.prev == self.head.hash.map(|hash| hash.to_string()).as_deref().map(str::as_bytes)
+        {
+            self.head = Head { hash: Some(Hash::of(bytes)), next: scanned.seq + 1 };
+            return Ok(());
+        }
+        // Another form, a checkpoint, or a fault: the other way says which.
+        self.read(line).map(drop)
+    }
+
     /// Reads one line, with its newline.
     ///
     /// # Errors
@@ -224,7 +256,7 @@ impl Verifier {
             return Err(broken(Fault::Link));
         }
         if read.kind == Kind::Checkpoint {
-            self.check(&read.body).map_err(broken)?;
+            self.signed(&read.body).map_err(broken)?;
             self.checkpoints += 1;
             self.sealed = read.seq + 1;
         }
@@ -232,7 +264,7 @@ impl Verifier {
         Ok(Record { seq: read.seq, at: read.at, kind: read.kind, body: read.body })
     }
 
-    fn check(&mut self, body: &Value) -> Result<(), Fault> {
+    fn signed(&mut self, body: &Value) -> Result<(), Fault> {
         let text = |name| body.get(name).and_then(Value::as_str).unwrap_or_default();
         let signer: Did = text("signer_did").parse().map_err(|_| Fault::Signature)?;
         if self.signer.is_some_and(|host| host != signer) {
@@ -249,116 +281,4 @@ impl Verifier {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn key() -> PrivateKey {
-        PrivateKey::from_seed(&[9; 32])
-    }
-
-    /// Ten records with a checkpoint after every third.
-    fn chain() -> Vec<String> {
-        let (mut head, mut lines) = (Head::default(), Vec::new());
-        for i in 0..10_u64 {
-            let at = Instant(1_700_000_000_000_000_000 + i * 1_000_000_000);
-            let (line, next) = if i % 3 == 2 {
-                head.checkpoint(&key(), at)
-            } else {
-                head.append(Kind::Flip, at, json!({ "group": "crm", "n": i }))
-            };
-            lines.push(line);
-            head = next;
-        }
-        lines
-    }
-
-    fn verify(lines: &[impl AsRef<[u8]>]) -> Result<Verifier, Broken> {
-        let mut verifier = Verifier::new(Some(key().did()));
-        for line in lines {
-            verifier.read(line.as_ref())?;
-        }
-        Ok(verifier)
-    }
-
-    #[test]
-    fn a_chain_verifies_and_says_what_no_checkpoint_covers() {
-        let verifier = verify(&chain()).unwrap();
-        assert_eq!((verifier.head().next, verifier.checkpoints(), verifier.unsealed()), (10, 3, 1));
-    }
-
-    #[test]
-    fn a_dropped_doubled_or_swapped_record_is_found_where_it_is() {
-        for at in 0..9 {
-            let mut dropped = chain();
-            dropped.remove(at);
-            assert_eq!(verify(&dropped).unwrap_err().seq, at as u64);
-            let mut doubled = chain();
-            doubled.insert(at, doubled[at].clone());
-            assert_eq!(verify(&doubled).unwrap_err().seq, at as u64 + 1);
-            let mut swapped = chain();
-            swapped.swap(at, at + 1);
-            assert_eq!(verify(&swapped).unwrap_err().seq, at as u64);
-        }
-    }
-
-    #[test]
-    fn a_half_written_last_record_is_told_apart() {
-        let mut lines = chain();
-        let last = lines.pop().unwrap();
-        lines.push(last[..last.len() / 2].to_owned());
-        assert_eq!(verify(&lines).unwrap_err(), Broken { seq: 9, fault: Fault::Torn });
-    }
-
-    #[test]
-    fn a_checkpoint_by_another_key_is_refused() {
-        let (mut head, mut lines) = (Head::default(), Vec::new());
-        for line in chain().iter().take(2) {
-            let mut verifier = Verifier::from(head, None);
-            verifier.read(line.as_bytes()).unwrap();
-            head = verifier.head();
-            lines.push(line.clone());
-        }
-        let other = PrivateKey::from_seed(&[10; 32]);
-        lines.push(head.checkpoint(&other, Instant(0)).0);
-        assert!(matches!(verify(&lines).unwrap_err().fault, Fault::Signer(_)));
-    }
-
-    #[test]
-    fn a_rewritten_tail_needs_the_hosts_key() {
-        // Everything from record 4 on is written anew, links and all, with the old signatures kept.
-        let mut verifier = Verifier::new(None);
-        let lines = chain();
-        for line in &lines[..4] {
-            verifier.read(line.as_bytes()).unwrap();
-        }
-        let mut forged = lines[..4].to_vec();
-        let (line, head) = verifier.head().append(Kind::Flip, Instant(1), json!({ "group": "other" }));
-        forged.push(line);
-        let old: Line = serde_json::from_str(lines[5].trim_end()).unwrap();
-        forged.push(head.append(Kind::Checkpoint, Instant(2), old.body).0);
-        assert_eq!(verify(&forged).unwrap_err(), Broken { seq: 5, fault: Fault::Signature });
-    }
-
-    proptest! {
-        #[test]
-        fn a_changed_byte_is_found_at_its_record_or_the_next(at in 0_usize..3000, byte in any::<u8>()) {
-            let lines = chain();
-            let text = lines.concat();
-            let at = at % text.len();
-            let mut bytes = text.into_bytes();
-            prop_assume!(bytes[at] != byte);
-            bytes[at] = byte;
-            let mut split: Vec<Vec<u8>> = bytes.split_inclusive(|b| *b == b'\n').map(<[u8]>::to_vec).collect();
-            let hit = {
-                let mut seen = 0;
-                lines.iter().position(|line| { seen += line.len(); at < seen }).unwrap()
-            };
-            // The last record is held by nothing after it, unless it is a checkpoint.
-            prop_assume!(hit < 9);
-            let broken = verify(&split).unwrap_err();
-            prop_assert!(broken.seq as usize == hit || broken.seq as usize == hit + 1);
-            split.clear();
-        }
-    }
-}
+mod tests;
