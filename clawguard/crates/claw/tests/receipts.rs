@@ -138,6 +138,16 @@ fn a_coverage_attestation_has_the_bytes_of_claws_own() {
 }
 
 #[test]
+fn a_bundle_that_is_sealed_has_the_bytes_of_claws_own() {
+    let example = example();
+    for name in ["minimal", "host_evidence", "host_evidence_no_receipts"] {
+        let envelope = at(&example, &["bundles", name, "envelope"]);
+        let payload = at(envelope, &["payload"]).to_string();
+        assert_eq!(claw::receipt::seal(&payload, Kind::ProofBundle, &key(0x44), seconds(5)), envelope.to_string());
+    }
+}
+
+#[test]
 fn nobody_attests_for_another_sentinel() {
     assert_eq!(coverage().seal(&key(0x44)), None);
     let forged = claw::receipt::seal(&coverage().payload(), Kind::CoverageAttestation, &key(0x44), seconds(3));

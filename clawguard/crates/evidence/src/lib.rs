@@ -1,6 +1,8 @@
 //! What happened, in a form that others can verify. No clock, no file, no socket in here.
 #![forbid(unsafe_code)]
 
+pub mod bundle;
 pub mod chain;
 pub mod events;
+pub mod pulse;
 pub mod verify;

@@ -50,7 +50,7 @@ pub struct ToolReceipt {
     pub result_status: ResultStatus,
     /// Who called it: the agent of the bundle in which it lies.
     pub agent: Did,
-    /// When it ended.
+    /// When it was called.
     pub timestamp: Instant,
     /// How long it took, in milliseconds.
     pub latency_ms: u64,
@@ -58,7 +58,7 @@ pub struct ToolReceipt {
     pub binding: Binding,
 }
 
-const KNOWN: [&str; 11] = [
+const KNOWN: [&str; 12] = [
     "receipt_version",
     "receipt_id",
     "tool_name",
@@ -70,6 +70,7 @@ const KNOWN: [&str; 11] = [
     "agent_did",
     "timestamp",
     "latency_ms",
+    "binding",
 ];
 
 impl ToolReceipt {
@@ -108,7 +109,7 @@ impl ToolReceipt {
     }
 
     fn read(members: &Members<'_>) -> Result<Self, Error> {
-        members.only(&[&KNOWN[..], &["binding"]].concat())?;
+        members.only(&KNOWN)?;
         members.is("receipt_version", "1")?;
         members.is("hash_algorithm", "SHA-256")?;
         let status = members.string("result_status")?;
