@@ -13,7 +13,7 @@ use std::{
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
-use crate::World;
+use crate::{World, copy};
 
 /// Where they are in a world.
 pub struct Parties {
@@ -27,8 +27,7 @@ impl Parties {
     /// Brings them into a world.
     #[track_caller]
     pub fn bring(world: &World) -> Self {
-        let target = std::env::current_exe().unwrap().ancestors().nth(3).unwrap().to_owned();
-        let installed = target.join("parties");
+        let installed = target().join("parties");
         assert!(
             installed.join("installed").is_file(),
             "{} is not there: `cargo xtask setup` brings the parties",
@@ -113,6 +112,21 @@ impl Parties {
         let words = ["env", &port_is, "node", &self.npm(EVERYTHING), "streamableHttp"];
         self.serve(world, &words, &format!("127.0.0.1:{port}"))
     }
+}
+
+/// Brings the client and server of the Rust SDK, as `cargo xtask setup` built them, to where agents can run them.
+#[track_caller]
+pub fn rmcp(world: &World) -> String {
+    let built = target().join("parties-rmcp/debug/rmcp-party");
+    assert!(built.is_file(), "{} is not there: `cargo xtask setup` builds it", built.display());
+    let place = world.directory.join("rmcp-party");
+    copy(&built, &place);
+    place.to_str().unwrap().to_owned()
+}
+
+/// Where cargo builds, and setup puts what it brings.
+fn target() -> PathBuf {
+    std::env::current_exe().unwrap().ancestors().nth(3).unwrap().to_owned()
 }
 
 /// Waits until something is so: others take longer than a world's own parts.

@@ -4,8 +4,8 @@
 
 use e2e::{
     Identity::Nobody,
-    Run, World, built, copy,
-    parties::{EVERYTHING, Parties, Server},
+    Outside, Run, World, built, copy,
+    parties::{EVERYTHING, Parties, Server, within},
 };
 use serde_json::{Value, json};
 
@@ -37,6 +37,11 @@ fn world() -> (World, Parties, Vec<Server>) {
 fn agent(world: &World, parties: &Parties, words: &[&str]) -> Run {
     let words = parties.words(words);
     world.agent_runs("a", Nobody, &words.iter().map(String::as_str).collect::<Vec<_>>())
+}
+
+fn agent_on(world: &World, parties: &Parties, words: &[&str]) -> Outside {
+    let words = parties.words(words);
+    world.agent_runs_on("a", Nobody, &words.iter().map(String::as_str).collect::<Vec<_>>())
 }
 
 /// The Inspector's command line.
@@ -94,6 +99,44 @@ fn pythons_sdk_speaks_both_eras_through_the_gateway() {
         assert_eq!((&run["is_error"], &run["said"][0]), (&json!(false), &json!(said)), "{server} {era}: {run}");
         assert!(run["tools"].as_array().unwrap().len() <= 2, "{run}");
     }
+}
+
+#[test]
+fn others_calls_are_held_until_a_person_agrees_and_are_ended_while_they_run() {
+    let (mut world, parties, servers) = world();
+    let slow = "trigger-long-running-operation";
+    world.use_contract(
+        "a",
+        json!({ "tools": { "allow": [format!("everything/{slow}")], "approve": ["everything/get-sum"] },
+            "groups": [{ "name": "slow", "tools": [format!("everything/{slow}")] }] }),
+    );
+    let (url, script) = (url("everything"), parties.own("client.py"));
+    let inspector = parties.npm("@modelcontextprotocol/inspector/clients/launcher/build/index.js");
+    let python = |tool: &str, arguments: &str| {
+        agent_on(&world, &parties, &["/usr/bin/python3", &script, &url, "auto", tool, arguments])
+    };
+    let sum = ["--cli", &url, "--transport", "http", "--protocol-era", "legacy", "--method", "tools/call"];
+    let sum = [&["node", &inspector], &sum[..], &["--tool-name", "get-sum", "--tool-arg", "a=40", "b=2"]].concat();
+    let clients: [&dyn Fn() -> Outside; 2] =
+        [&|| python("get-sum", r#"{"a":40,"b":2}"#), &|| agent_on(&world, &parties, &sum)];
+    for client in clients {
+        let client = client();
+        let waiting = within(&world, 60, "a call waits for a person", || {
+            let approvals = world.json(&["approvals"]);
+            approvals.as_array().unwrap().iter().find(|approval| approval["state"] == "pending").cloned()
+        });
+        assert_eq!(waiting["arguments"], json!(r#"{"a":40,"b":2}"#), "{waiting}");
+        world.clawguard(&["approve", waiting["id"].as_str().unwrap(), "--reason", "test"]).ok();
+        let ended = client.finish();
+        assert!(ended.status == 0 && ended.out.contains("The sum of 40 and 2 is 42."), "{ended:?}");
+    }
+    let mut client = python(slow, r#"{"duration":600,"steps":6000}"#);
+    client.until("progress");
+    let killed = world.json(&["kill", "slow", "--reason", "test"]);
+    assert_eq!(killed["calls_cancelled"], 1, "{killed}");
+    let ended = client.finish();
+    let last = ended.out.lines().last().unwrap_or_default();
+    assert!(ended.status == 0 && last.contains("ClawGuard ended this call"), "{ended:?}\n{}", servers[1].said());
 }
 
 #[test]

