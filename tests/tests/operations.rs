@@ -207,6 +207,7 @@ fn the_api_is_the_one_that_is_described() {
             format!("{{\"token_hash\":\"{}\",\"reason\":\"test\"}}", "0".repeat(64)),
         ),
         ("GET", "/v1/decisions", "/v1/decisions", String::new()),
+        ("GET", "/v1/evidence/{name}", "/v1/evidence/described", String::new()),
         ("GET", "/v1/agents/{name}/wpc", "/v1/agents/a/wpc", String::new()),
         ("PUT", "/v1/agents/{name}/wpc", "/v1/agents/a/wpc", format!("{{\"envelope\":{envelope}}}")),
         ("GET", "/v1/agents/{name}/observed", "/v1/agents/a/observed", String::new()),

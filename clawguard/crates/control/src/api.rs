@@ -5,8 +5,10 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+mod evidence;
 mod mcp;
 
+pub use evidence::{EvidenceAnswer, EvidenceFile, EvidenceTrust};
 pub use mcp::{All, ApprovalBody, ApprovalView, McpView, Names, PinBody, PinView, ServerPins, ServerView};
 
 /// An error, in the one shape that all of them have.

@@ -49,10 +49,12 @@ pub enum Route {
     PinsOf,
     /// Accepts or withdraws definitions.
     SetPins,
+    /// What happened to a job, for others to verify.
+    Evidence,
 }
 
 /// Every route with its method and the form of its path.
-pub const TABLE: [(Route, &str, &str); 23] = [
+pub const TABLE: [(Route, &str, &str); 24] = [
     (Route::Status, "GET", "/v1/status"),
     (Route::Groups, "GET", "/v1/groups"),
     (Route::Kill, "POST", "/v1/groups/{name}/kill"),
@@ -76,6 +78,7 @@ pub const TABLE: [(Route, &str, &str); 23] = [
     (Route::Pins, "GET", "/v1/pins"),
     (Route::PinsOf, "GET", "/v1/pins/{name}"),
     (Route::SetPins, "POST", "/v1/pins/{name}"),
+    (Route::Evidence, "GET", "/v1/evidence/{name}"),
 ];
 
 /// Why nothing answers there.

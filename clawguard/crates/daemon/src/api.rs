@@ -110,6 +110,14 @@ fn routed(shared: &Shared, call: &Call, started: Instant) -> Answer<Reply> {
         }
         Route::Pins => shared.lock().pins_view().map(|view| Reply::json(&view)),
         Route::PinsOf => shared.lock().pins_view_of(&call.name, true).map(|view| Reply::json(&view)),
+        Route::Evidence => {
+            let answer = shared.export(&call.name)?;
+            if call.stream {
+                return Ok(Reply::Events(crate::export::streamed(answer)));
+            }
+            crate::export::at_once(&answer)?;
+            Ok(Reply::json(&answer))
+        }
         Route::SetPins => {
             let body: PinBody = call.body()?;
             acknowledged(shared, |core| core.set_pins(&call.name, &body, &actor))

@@ -397,7 +397,7 @@ fn take_up(path: &Path, found: &mut Found) -> io::Result<(Head, u64)> {
 }
 
 /// Where the chain stood before a record, as the record itself says.
-fn before(line: &[u8]) -> Head {
+pub(crate) fn before(line: &[u8]) -> Head {
     let record: Value = serde_json::from_slice(line).unwrap_or_default();
     let hash = record.get("prev").and_then(Value::as_str).and_then(|text| text.parse().ok());
     Head { hash, next: record.get("seq").and_then(Value::as_u64).unwrap_or(0) }

@@ -143,6 +143,8 @@ pub(crate) struct Shared {
     pub(crate) undecided: Arc<Undecided>,
     /// The threads that gateways may have.
     pub(crate) gateway_threads: tokio::sync::Semaphore,
+    /// The exports that may be written at once.
+    pub(crate) exports: tokio::sync::Semaphore,
 }
 
 impl Shared {
@@ -156,6 +158,7 @@ impl Shared {
             calls: Calls::default(),
             undecided,
             gateway_threads: tokio::sync::Semaphore::new(crate::gateway::MOST_THREADS),
+            exports: tokio::sync::Semaphore::new(crate::export::AT_ONCE),
         }
     }
 

@@ -194,6 +194,12 @@ pub(crate) struct Facts {
     since: String,
 }
 
+impl Facts {
+    pub(crate) fn to_json(&self) -> serde_json::Value {
+        json!(self)
+    }
+}
+
 /// How many of the processes that a job's processes started are neither in it nor ended there. At least: one came from outside, and
 /// others may have come after it.
 fn missing(spawned: u64, live: u64, tally: &clawguard_common::Tally) -> u64 {
@@ -245,7 +251,7 @@ impl Core {
     pub(crate) fn note_coverage(&mut self, id: &JobId) {
         let Some(job) = self.jobs.get(id) else { return };
         let facts = self.facts(id, job);
-        self.note(Kind::Coverage, json!(facts));
+        self.note(Kind::Coverage, facts.to_json());
     }
 
     /// A process of a job lives outside of it.

@@ -15,6 +15,7 @@ mod core;
 mod coverage;
 mod decisions;
 mod errands;
+mod export;
 mod flips;
 mod gateway;
 mod hooks;

@@ -136,6 +136,12 @@ impl Paths {
         self.state().join("keys/receipts.jwk")
     }
 
+    /// The key that signs what this host saw of jobs.
+    #[must_use]
+    pub fn sentinel_key(&self) -> PathBuf {
+        self.state().join("keys/sentinel.jwk")
+    }
+
     /// The key that this host minted for a job's agent.
     #[must_use]
     pub fn job_key(&self, job: &fence::JobId) -> PathBuf {

@@ -187,6 +187,7 @@ pub fn host_key(path: &Path) -> io::Result<PrivateKey> {
 fn start(paths: Paths, config: Config) -> Result<Core, Error> {
     let key = host_key(&paths.host_key()).map_err(system("read the host's key"))?;
     let receipt_key = host_key(&paths.receipt_key()).map_err(system("read the key of receipts"))?;
+    let _ = host_key(&paths.sentinel_key()).map_err(system("read the sentinel's key"))?;
     let rotate_at = config.audit.rotate_megabytes.max(1) << 20;
     let (audit, found) = AuditLog::open(&paths.audit(), key, rotate_at).map_err(system("open the audit chain"))?;
     let ledger: Ledger = ledger::read(&paths.ledger())?;

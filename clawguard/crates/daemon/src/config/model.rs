@@ -116,6 +116,17 @@ impl Model {
         self.providers().into_iter().filter_map(|(_, url)| base(url)).map(|(origin, ..)| origin).collect()
     }
 
+    /// The hosts and addresses that the gateway's model calls go to.
+    pub(crate) fn destinations(&self) -> Vec<String> {
+        let places = self.providers().into_iter().filter_map(|(_, url)| base(url));
+        places
+            .map(|(_, place, _)| match place {
+                Place::Name(name) => name.to_string(),
+                Place::Address(address) => address.to_string(),
+            })
+            .collect()
+    }
+
     /// The hosts that serve models here beside the public ones: whoever goes there himself has gone around the gateway.
     pub(super) fn own_hosts(&self) -> impl Iterator<Item = HostPattern> {
         self.providers().into_iter().filter_map(|(_, url)| match base(url)? {
