@@ -126,9 +126,10 @@ impl Channel {
         })
     }
 
-    pub(crate) async fn settings(&self) -> io::Result<(SocketAddr, u16, Names)> {
+    /// Where to listen: for scrapers, for MCP and for models; and what the guard of names needs.
+    pub(crate) async fn settings(&self) -> io::Result<(SocketAddr, [u16; 2], Names)> {
         match self.ask(Ask::Settings).await? {
-            Told::Settings { metrics, tools, models: _, names } => Ok((metrics, tools, names)),
+            Told::Settings { metrics, tools, models, names } => Ok((metrics, [tools, models], names)),
             _ => Err(io::ErrorKind::InvalidData.into()),
         }
     }

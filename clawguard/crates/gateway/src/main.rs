@@ -1,12 +1,15 @@
-//! The unprivileged gateway. It answers the agents' questions for names, is their only way to MCP servers, serves the metrics and
-//! asks registries, because nothing of the kind belongs in a process with privileges. What it says of names opens nothing by itself:
-//! the daemon judges every word. What it lets through to MCP servers it decides itself, by rules that the daemon gives it.
+//! The unprivileged gateway. It answers the agents' questions for names, is their only way to MCP servers and models, serves the
+//! metrics and asks registries, because nothing of the kind belongs in a process with privileges. What it says of names opens nothing
+//! by itself: the daemon judges every word. What it lets through to servers and models it decides itself, by rules that the daemon
+//! gives it.
 #![forbid(unsafe_code)]
 
+mod callers;
 mod channel;
 mod errands;
 mod mcp;
 mod metrics;
+mod model;
 mod names;
 
 use std::{path::PathBuf, sync::Arc};
@@ -48,7 +51,7 @@ fn main() -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
     let ended = runtime.block_on(async {
         let daemon = Arc::new(channel::Channel::open(&arguments.channel).await.context("reach the daemon")?);
-        let (listen, tools, names) = daemon.settings().await.context("ask the daemon where to listen")?;
+        let (listen, [tools, models], names) = daemon.settings().await.context("ask the daemon where to listen")?;
         let sockets =
             names::Sockets::open().await.context("find a port for names that is free for both UDP and TCP")?;
         tokio::select! {
@@ -58,8 +61,8 @@ fn main() -> anyhow::Result<()> {
             served = names::serve(sockets, names, Arc::clone(&daemon)) => {
                 served.context("tell the daemon at which port names are answered")
             }
-            served = mcp::serve(tools, Arc::clone(&daemon)) => {
-                served.with_context(|| format!("serve MCP at port {tools} ([mcp] port)"))
+            served = mcp::serve(tools, models, Arc::clone(&daemon)) => {
+                served.with_context(|| format!("serve MCP at port {tools} ([mcp] port), models at {models} ([model] port)"))
             }
             ended = errands::run(daemon) => ended.context("run the daemon's errands"),
         }

@@ -1,4 +1,5 @@
 //! What a contract gives of models.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 use claw::{Hash, Value, json::Limits};
 use policy::{
@@ -113,7 +114,7 @@ fn a_path_is_read_wholly_or_not_at_all() {
     ] {
         assert_eq!(steps(wrong), None, "{wrong:?}");
     }
-    assert_eq!(steps(&"$.a".repeat(1)).map(|steps| steps.len()), Some(1));
+    assert_eq!(steps(&format!("${}", ".a".repeat(64))).map(|steps| steps.len()), Some(64));
     assert_eq!(steps(&format!("${}", ".a".repeat(65))), None);
 }
 

@@ -19,7 +19,7 @@ use super::{
     data,
     limits::Place,
     record::{Begun, Unrecorded},
-    running::Held,
+    running::{Called, Held},
     session::Session,
     standing::Standing,
 };
@@ -353,9 +353,12 @@ impl Context {
 
     /// Notes that a call is under way, or waits to be.
     fn run(&self, subject: &Subject<'_>) -> Held {
-        let tool = (subject.method == "tools/call").then_some((&*self.whose.server, subject.target));
+        let called = match subject.method {
+            "tools/call" => Called::Tool(self.whose.server.clone(), subject.target.into()),
+            _ => Called::Other,
+        };
         let whose = (self.job.rules.slot, self.job.rules.key);
-        self.gate.running.begin(whose, Arc::clone(subject.judged), tool)
+        self.gate.running.begin(whose, Arc::clone(subject.judged), called)
     }
 
     fn began(

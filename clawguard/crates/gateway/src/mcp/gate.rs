@@ -32,7 +32,7 @@ use super::{
     session::{Sessions, Whose},
     standing::Standing,
 };
-use crate::channel::Channel;
+use crate::{callers::Caller, channel::Channel};
 
 /// The job's token, where a client sends it.
 const TOKEN: HeaderName = HeaderName::from_static("x-clawguard-cst");
@@ -41,7 +41,7 @@ const REPORTED: HeaderName = HeaderName::from_static("x-clawguard-session");
 /// Bytes of such a word that are kept.
 const LONGEST_REPORTED: usize = 128;
 /// How long a message may take to come, and to find a place.
-const READING: Duration = Duration::from_secs(30);
+pub(crate) const READING: Duration = Duration::from_secs(30);
 
 /// All that requests share.
 pub(crate) struct Gate {
@@ -53,13 +53,6 @@ pub(crate) struct Gate {
     pub(crate) data: Data,
     pub(crate) port: u16,
     standing: watch::Sender<Arc<Standing>>,
-}
-
-/// Whose connection it is, as the kernel says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Caller {
-    pub(crate) slot: u32,
-    pub(crate) key: u64,
 }
 
 /// What is in force, watched.
@@ -130,7 +123,7 @@ impl Gate {
     pub(crate) async fn answer(self: Arc<Self>, caller: Caller, request: Request<Incoming>) -> Response<Reply> {
         let since = Instant::now();
         let (head, body) = request.into_parts();
-        if let Err(why) = self.own(&head.headers) {
+        if let Err(why) = own(&head.headers, self.port) {
             return plain(StatusCode::FORBIDDEN, code::INVALID_REQUEST, why);
         }
         let standing = self.standing();
@@ -181,7 +174,13 @@ impl Gate {
                 // As long as it is answered, a large message takes the place of another one.
                 let (body, _large) = match timeout(READING, whole(body, context.limit(), &room)).await {
                     Ok(Ok(body)) => body,
-                    Ok(Err(refused)) => return refused,
+                    Ok(Err(Unread::Broken)) => {
+                        return plain(StatusCode::BAD_REQUEST, code::PARSE, "the body broke off");
+                    }
+                    Ok(Err(Unread::TooLong(limit))) => {
+                        let why = format!("a message has at most {limit} bytes ([limits] message_bytes)");
+                        return plain(StatusCode::PAYLOAD_TOO_LARGE, code::INVALID_REQUEST, &why);
+                    }
                     Err(_) => {
                         let why = "the message did not come in time";
                         return plain(StatusCode::REQUEST_TIMEOUT, code::INVALID_REQUEST, why);
@@ -213,25 +212,25 @@ impl Gate {
             _ => plain(StatusCode::METHOD_NOT_ALLOWED, code::INVALID_REQUEST, "POST, GET or DELETE is expected"),
         }
     }
+}
 
-    /// Whether a request is meant for this gateway, and does not come from a web page.
-    fn own(&self, headers: &HeaderMap) -> Result<(), &'static str> {
-        let text = |name: HeaderName| -> Result<Option<&str>, &'static str> {
-            let mut values = headers.get_all(name).iter();
-            match (values.next(), values.next()) {
-                (None, _) => Ok(None),
-                (Some(value), None) => value.to_str().map(Some).map_err(|_| "a header is no text"),
-                _ => Err("a header is there twice"),
-            }
-        };
-        let host = text(header::HOST)?.ok_or("there is no Host")?;
-        if !checks::is_own_host(host, self.port) {
-            return Err("the Host is another one's");
+/// Whether a request is meant for this gateway, and does not come from a web page.
+pub(crate) fn own(headers: &HeaderMap, port: u16) -> Result<(), &'static str> {
+    let text = |name: HeaderName| -> Result<Option<&str>, &'static str> {
+        let mut values = headers.get_all(name).iter();
+        match (values.next(), values.next()) {
+            (None, _) => Ok(None),
+            (Some(value), None) => value.to_str().map(Some).map_err(|_| "a header is no text"),
+            _ => Err("a header is there twice"),
         }
-        match text(header::ORIGIN)? {
-            Some(origin) if !checks::is_own_origin(origin, self.port) => Err("the Origin is another one's"),
-            _ => Ok(()),
-        }
+    };
+    let host = text(header::HOST)?.ok_or("there is no Host")?;
+    if !checks::is_own_host(host, port) {
+        return Err("the Host is another one's");
+    }
+    match text(header::ORIGIN)? {
+        Some(origin) if !checks::is_own_origin(origin, port) => Err("the Origin is another one's"),
+        _ => Ok(()),
     }
 }
 
@@ -244,23 +243,29 @@ pub(crate) fn no_session(headers: &HeaderMap) -> Response<Reply> {
     }
 }
 
+/// Why a body is not read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unread {
+    /// It broke off.
+    Broken,
+    /// It has more bytes than this.
+    TooLong(usize),
+}
+
 /// The whole of a body, up to a limit; and its place, if it is large.
-async fn whole(
+pub(crate) async fn whole(
     mut body: Incoming,
     limit: usize,
     room: &Room,
-) -> Result<(Bytes, Option<SemaphorePermit<'_>>), Response<Reply>> {
+) -> Result<(Bytes, Option<SemaphorePermit<'_>>), Unread> {
     let mut large = None;
     let mut all = BytesMut::new();
     let mut only: Option<Bytes> = None;
     while let Some(frame) = body.frame().await {
-        let Ok(frame) = frame else {
-            return Err(plain(StatusCode::BAD_REQUEST, code::PARSE, "the body broke off"));
-        };
+        let Ok(frame) = frame else { return Err(Unread::Broken) };
         let Ok(data) = frame.into_data() else { continue };
         if all.len() + only.as_ref().map_or(0, Bytes::len) + data.len() > limit {
-            let why = format!("a message has at most {limit} bytes ([limits] message_bytes)");
-            return Err(plain(StatusCode::PAYLOAD_TOO_LARGE, code::INVALID_REQUEST, &why));
+            return Err(Unread::TooLong(limit));
         }
         if large.is_none() && all.len() + only.as_ref().map_or(0, Bytes::len) + data.len() > LARGE {
             large = room.large.acquire().await.ok();

@@ -27,10 +27,19 @@ pub(crate) struct Call {
     key: u64,
     /// What it rests on.
     judged: Arc<Judged>,
-    /// The server and the tool, if it is a tool's call: what is in force later is asked about it anew.
-    tool: Option<(Box<str>, Box<str>)>,
+    called: Called,
     killed: AtomicBool,
     notify: Notify,
+}
+
+/// What is called. What is in force later is asked about it anew.
+pub(crate) enum Called {
+    /// A server's tool.
+    Tool(Box<str>, Box<str>),
+    /// A provider's model.
+    Model(Box<str>, Box<str>),
+    /// Something else, which only kills and the contract's end reach.
+    Other,
 }
 
 /// Holds a call's place among those that are under way.
@@ -42,15 +51,9 @@ pub(crate) struct Held {
 
 impl Running {
     /// Notes a call. Whatever was killed after `standing` was read reaches it.
-    pub(crate) fn begin(
-        self: &Arc<Self>,
-        (slot, key): (u32, u64),
-        judged: Arc<Judged>,
-        tool: Option<(&str, &str)>,
-    ) -> Held {
+    pub(crate) fn begin(self: &Arc<Self>, (slot, key): (u32, u64), judged: Arc<Judged>, called: Called) -> Held {
         let id = self.last.fetch_add(1, Ordering::Relaxed);
-        let tool = tool.map(|(server, tool)| (server.into(), tool.into()));
-        let call = Arc::new(Call { slot, key, judged, tool, killed: AtomicBool::new(false), notify: Notify::new() });
+        let call = Arc::new(Call { slot, key, judged, called, killed: AtomicBool::new(false), notify: Notify::new() });
         self.calls.lock().unwrap_or_else(PoisonError::into_inner).insert(id, Arc::clone(&call));
         Held { running: Arc::clone(self), id, call }
     }
@@ -63,8 +66,8 @@ impl Running {
         }
     }
 
-    /// Ends the calls that what is in force now does not allow any more: of jobs that are over, of tools that the contract no longer
-    /// gives, and of groups that are killed.
+    /// Ends the calls that what is in force now does not allow any more: of jobs that are over, of tools and models that the
+    /// contract no longer gives, and of groups that are killed.
     /// Answers how many.
     pub(crate) fn end_disallowed(&self, standing: &Standing) -> u64 {
         let calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
@@ -85,8 +88,14 @@ impl Call {
         standing.job(self.slot, self.key).is_some_and(|job| {
             let killed = [&standing.rules.killed, &job.rules.killed];
             let in_force = job.rules.stopped.is_none() && job.contract.is_some();
-            let now = self.tool.as_ref().map(|(server, tool)| job.tool(server, tool));
-            let given = now.as_ref().is_none_or(|now| !matches!(now.verdict, ToolVerdict::Deny(_)));
+            let now = match &self.called {
+                Called::Tool(server, tool) => Some(job.tool(server, tool)),
+                Called::Model(..) | Called::Other => None,
+            };
+            let given = match &self.called {
+                Called::Model(provider, model) => job.models().decide(provider, model).denied.is_none(),
+                _ => now.as_ref().is_none_or(|now| !matches!(now.verdict, ToolVerdict::Deny(_))),
+            };
             let groups = now.as_ref().unwrap_or(&self.judged);
             groups.killed(killed).is_none() && ((in_force && given) || job.rules.observe)
         })

@@ -10,10 +10,12 @@ use control::{
     channel::{Ask, Told},
 };
 use mcp::decide::{Approval, Defined, Facts, Judged, Limit};
-use policy::{Contract, gateway::GatewayPolicy, group::Class, host::McpServer, mcp::What, tool::NamePattern};
+use policy::{
+    Contract, ModelPolicy, gateway::GatewayPolicy, group::Class, host::McpServer, mcp::What, tool::NamePattern,
+};
 
 use super::upstream::Http;
-use crate::channel::Channel;
+use crate::{channel::Channel, model::Models};
 
 /// What the daemon took is taken here too.
 const LIMITS: claw::json::Limits = claw::json::Limits { bytes: control::channel::LONGEST, depth: 64 };
@@ -24,6 +26,8 @@ const MOST_KEPT: usize = 8192;
 pub(crate) struct Standing {
     pub(crate) rules: Rules,
     pub(crate) servers: HashMap<String, Arc<Server>>,
+    /// The ways to models.
+    pub(crate) models: Arc<Models>,
     /// By slot.
     jobs: HashMap<u32, Arc<Job>>,
 }
@@ -54,7 +58,12 @@ pub(crate) struct Terms {
 
 impl Standing {
     pub(crate) fn empty() -> Self {
-        Self { rules: Rules::default(), servers: HashMap::new(), jobs: HashMap::new() }
+        Self { rules: Rules::default(), servers: HashMap::new(), models: Arc::default(), jobs: HashMap::new() }
+    }
+
+    /// The number of the job that has a slot.
+    pub(crate) fn key(&self, slot: u32) -> Option<u64> {
+        self.jobs.get(&slot).map(|job| job.rules.key)
     }
 
     /// The job that has a slot, if it is still the one of this number.
@@ -110,7 +119,12 @@ impl Standing {
             let job = same.map_or_else(|| Arc::new(Job { rules: job.clone(), contract }), Arc::clone);
             jobs.insert(job.rules.slot, job);
         }
-        Ok(Self { rules, servers, jobs })
+        let models = if rules.model == before.rules.model {
+            Arc::clone(&before.models)
+        } else {
+            Arc::new(Models::new(&rules.model))
+        };
+        Ok(Self { rules, servers, models, jobs })
     }
 
     /// What is known of a job's calls before anything else is.
@@ -187,6 +201,12 @@ impl Job {
             Some(terms) => terms.policy.other(server, what).into(),
             None => GatewayPolicy::default().other(server, what).into(),
         }
+    }
+
+    /// What the contract says of models. Without a contract, none is given.
+    pub(crate) fn models(&self) -> &ModelPolicy {
+        static NONE: ModelPolicy = ModelPolicy::NONE;
+        self.contract.as_ref().map_or(&NONE, |terms| &terms.policy.models)
     }
 
     /// What the contract says of data, if anything.

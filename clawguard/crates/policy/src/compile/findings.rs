@@ -177,8 +177,8 @@ impl Compiler<'_> {
 
     fn describe_data(&mut self, classes: &DataClasses) {
         let path = self.contract.form.data_classes();
-        let read = "arguments and results of MCP calls are looked through; what an agent sends to an endpoint of egress is not \
-                    read";
+        let read = "arguments and results of MCP calls are looked through; what an agent sends to an endpoint of egress, or to a \
+                    model, is not read";
         for (present, name) in
             [(classes.allow.is_some(), "allow"), (classes.deny.is_some(), "deny"), (classes.redact.is_some(), "redact")]
         {

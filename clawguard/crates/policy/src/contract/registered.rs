@@ -72,8 +72,11 @@ fn words(fields: &mut Fields<'_>, name: &str, known: &[&str]) -> Result<Option<V
     }
 }
 
-/// The rules for model calls that only a model gateway could hold an agent to: by their names, and those on what is left out.
-fn model_rules(fields: &mut Fields<'_>) -> Result<(Vec<(&'static str, String)>, Vec<Redact>), Error> {
+/// Rules by their names, with what they say.
+type Rules = Vec<(&'static str, String)>;
+
+/// The rules for model calls that only a model gateway could hold an agent to, and among them those on what is left out.
+fn model_rules(fields: &mut Fields<'_>) -> Result<(Rules, Vec<Redact>), Error> {
     let mut found = Vec::new();
     let mut redactions = Vec::new();
     let tiers = ["closed_opaque", "closed_provider_manifest", "openweights_hashable", "tee_measured"];

@@ -105,6 +105,9 @@ const HASHES: &str = "hash_only";
 const MEDIATOR: &str = "clawproxy";
 
 impl ModelPolicy {
+    /// The one that gives none.
+    pub const NONE: Self = Self { given: false, providers: None, models: None, kept: None, redactions: Vec::new() };
+
     /// What a contract says of model calls.
     #[must_use]
     pub fn of(contract: &Contract) -> Self {

@@ -24,14 +24,8 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::super::{
-    data::Data,
-    follow, follow_once,
-    gate::{Caller, Gate},
-    reply::Reply,
-    speak,
-};
-use crate::channel::Channel;
+use super::super::{data::Data, follow, follow_once, gate::Gate, reply::Reply, speak};
+use crate::{callers::Caller, channel::Channel};
 
 /// The port that hosts are compared with.
 pub(super) const PORT: u16 = 9480;

@@ -157,6 +157,23 @@ impl Http {
         headers: HeaderMap,
         body: Bytes,
     ) -> Result<Answer, Failure> {
+        let answer = self.exchange(method, target, headers, body).await?;
+        // Whoever is sent elsewhere by an approved server would carry the call with it.
+        if answer.status.is_redirection() { Err(Failure::Redirected) } else { Ok(answer) }
+    }
+
+    /// The same, where a redirect is an answer like others: it is not followed either.
+    ///
+    /// # Errors
+    ///
+    /// See [`Failure`]. Answers of any status are none.
+    pub(crate) async fn exchange(
+        self: &Arc<Self>,
+        method: Method,
+        target: &Uri,
+        headers: HeaderMap,
+        body: Bytes,
+    ) -> Result<Answer, Failure> {
         let mut request = Request::new(Full::new(body));
         *request.method_mut() = method;
         *request.uri_mut() = target.clone();
@@ -166,7 +183,7 @@ impl Http {
         }
         while let Some(mut sender) = self.waiting() {
             match sender.try_send_request(request).await {
-                Ok(response) => return self.answer(response, sender),
+                Ok(response) => return Ok(self.answer(response, sender)),
                 // A connection that the server has closed meanwhile.
                 Err(mut error) => match error.take_message() {
                     Some(unsent) => request = unsent,
@@ -176,17 +193,13 @@ impl Http {
         }
         let mut sender = self.connect().await?;
         let response = sender.send_request(request).await.map_err(|error| Failure::Broken(error.to_string()))?;
-        self.answer(response, sender)
+        Ok(self.answer(response, sender))
     }
 
-    fn answer(self: &Arc<Self>, response: Response<Incoming>, sender: Sender) -> Result<Answer, Failure> {
+    fn answer(self: &Arc<Self>, response: Response<Incoming>, sender: Sender) -> Answer {
         let (head, body) = response.into_parts();
-        // Whoever is sent elsewhere by an approved server would carry the call with it.
-        if head.status.is_redirection() {
-            return Err(Failure::Redirected);
-        }
         let server = Arc::clone(self);
-        Ok(Answer { status: head.status, headers: head.headers, body, sender: Some(sender), server })
+        Answer { status: head.status, headers: head.headers, body, sender: Some(sender), server }
     }
 
     fn waiting(&self) -> Option<Sender> {

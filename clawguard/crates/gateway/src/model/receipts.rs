@@ -1,0 +1,184 @@
+//! Receipts of late, by what the client calls its call: so that one can be asked for, and no call be made twice.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+/// How long a receipt may be asked for, and its name is not given to another call.
+const KEPT: Duration = Duration::from_secs(300);
+/// Bytes of the receipts that are kept; beyond, the oldest are forgotten.
+const MOST_BYTES: usize = 32 << 20;
+/// Bytes that a name may have.
+const NAME: usize = 128;
+/// What a receipt takes beside its own bytes, about.
+const EACH: usize = 512;
+
+/// A call that ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Kept {
+    pub(crate) run_id: String,
+    pub(crate) event_hash: String,
+    /// The provider's status.
+    pub(crate) status: u16,
+    /// The envelope, or why there is none.
+    pub(crate) receipt: Result<String, String>,
+}
+
+/// A job's key and a name.
+type Name = (u64, Arc<str>);
+
+/// What is known of a name.
+#[derive(Clone, Debug)]
+enum State {
+    UnderWay,
+    Ended(Arc<Kept>),
+}
+
+/// How a receipt that is asked for stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Asked {
+    Unknown,
+    UnderWay,
+    Ended(Arc<Kept>),
+}
+
+#[derive(Default)]
+struct Known {
+    names: HashMap<Name, State>,
+    /// Those that ended, the oldest first.
+    ended: VecDeque<(Instant, Name, usize)>,
+    bytes: usize,
+}
+
+/// All of late.
+#[derive(Default)]
+pub(crate) struct Receipts {
+    known: Mutex<Known>,
+}
+
+/// Holds a call's name. A call that ends without a word leaves its name free.
+pub(crate) struct Ticket {
+    receipts: Arc<Receipts>,
+    name: Name,
+}
+
+/// Whether a text can be a call's name: it stands in a URL as it is.
+pub(crate) fn is_name(text: &str) -> bool {
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.~:".contains(&byte);
+    !text.is_empty() && text.len() <= NAME && text.bytes().all(fits)
+}
+
+impl Receipts {
+    /// Takes a name for a call; `None` if another has it.
+    pub(crate) fn take(self: &Arc<Self>, key: u64, name: &str) -> Option<Ticket> {
+        let name: Name = (key, name.into());
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.forget(Instant::now());
+        if known.names.contains_key(&name) {
+            return None;
+        }
+        known.names.insert(name.clone(), State::UnderWay);
+        drop(known);
+        Some(Ticket { receipts: Arc::clone(self), name })
+    }
+
+    /// How the receipt of a job's call stands. Those of other jobs are not there.
+    pub(crate) fn ask(&self, key: u64, name: &str) -> Asked {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.forget(Instant::now());
+        match known.names.get(&(key, name.into())) {
+            None => Asked::Unknown,
+            Some(State::UnderWay) => Asked::UnderWay,
+            Some(State::Ended(kept)) => Asked::Ended(Arc::clone(kept)),
+        }
+    }
+}
+
+impl Known {
+    fn forget(&mut self, now: Instant) {
+        while let Some((at, ..)) = self.ended.front()
+            && (now.duration_since(*at) >= KEPT || self.bytes > MOST_BYTES)
+        {
+            if let Some((_, name, bytes)) = self.ended.pop_front() {
+                self.names.remove(&name);
+                self.bytes -= bytes;
+            }
+        }
+    }
+}
+
+impl Ticket {
+    /// What the call is called.
+    pub(crate) fn name(&self) -> &str {
+        &self.name.1
+    }
+
+    /// Keeps a call's receipt.
+    pub(crate) fn keep(self, kept: Kept) {
+        let text = kept.receipt.as_ref().map_or_else(String::len, String::len);
+        let bytes = EACH + text + kept.run_id.len() + self.name.1.len();
+        let mut known = self.receipts.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.names.insert(self.name.clone(), State::Ended(Arc::new(kept)));
+        known.ended.push_back((Instant::now(), self.name.clone(), bytes));
+        known.bytes += bytes;
+        known.forget(Instant::now());
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        let mut known = self.receipts.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if matches!(known.names.get(&self.name), Some(State::UnderWay)) {
+            known.names.remove(&self.name);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kept(receipt: &str) -> Kept {
+        Kept { run_id: "r".into(), event_hash: "e".into(), status: 200, receipt: Ok(receipt.into()) }
+    }
+
+    #[test]
+    fn a_name_is_one_calls_until_it_is_forgotten() {
+        let receipts = Arc::new(Receipts::default());
+        let ticket = receipts.take(1, "n").unwrap();
+        assert!(receipts.take(1, "n").is_none() && receipts.take(2, "n").is_some());
+        assert_eq!(receipts.ask(1, "n"), Asked::UnderWay);
+        ticket.keep(kept("x"));
+        assert!(receipts.take(1, "n").is_none());
+        assert_eq!((receipts.ask(1, "n"), receipts.ask(2, "n")), (Asked::Ended(Arc::new(kept("x"))), Asked::Unknown));
+        receipts.known.lock().unwrap().forget(Instant::now() + KEPT);
+        assert_eq!(receipts.ask(1, "n"), Asked::Unknown);
+        drop(receipts.take(1, "n").unwrap());
+        assert!(receipts.take(1, "n").is_some());
+    }
+
+    #[test]
+    fn many_receipts_do_not_fill_the_memory() {
+        let receipts = Arc::new(Receipts::default());
+        for n in 0..600 {
+            receipts.take(1, &n.to_string()).unwrap().keep(kept(&"x".repeat(100_000)));
+            assert!(receipts.known.lock().unwrap().bytes <= MOST_BYTES);
+        }
+        assert_eq!(receipts.ask(1, "0"), Asked::Unknown);
+        assert!(matches!(receipts.ask(1, "599"), Asked::Ended(_)));
+        let known = receipts.known.lock().unwrap();
+        assert_eq!(known.names.len(), known.ended.len());
+    }
+
+    #[test]
+    fn a_name_stands_in_a_url_as_it_is() {
+        for good in ["n", "a-B_1.~:", &"x".repeat(128)] {
+            assert!(is_name(good));
+        }
+        for bad in ["", "a b", "a/b", "a%2f", "\u{e4}", "a?b", &"x".repeat(129)] {
+            assert!(!is_name(bad), "{bad}");
+        }
+    }
+}

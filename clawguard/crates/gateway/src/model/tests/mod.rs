@@ -1,0 +1,10 @@
+//! The model gateway between a client and a provider of its own, under a daemon that says what a test wants.
+
+mod calls;
+mod hostile;
+mod kills;
+mod proxied;
+mod redactions;
+mod refusals;
+mod streams;
+mod world;
