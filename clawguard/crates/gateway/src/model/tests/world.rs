@@ -1,8 +1,7 @@
 //! What a test has around the gateway.
 
 use std::{
-    collections::{BTreeSet, VecDeque},
-    io,
+    collections::BTreeSet,
     net::{Ipv4Addr, SocketAddr},
     sync::{Arc, Mutex},
     time::Duration,
@@ -15,13 +14,17 @@ use control::{
 };
 use serde_json::{Value, json};
 use tokio::{
-    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
     net::{TcpListener, TcpStream, UnixStream},
-    sync::{Notify, mpsc, watch},
-    time::{sleep, timeout},
+    sync::{Notify, watch},
+    time::sleep,
 };
 
 use super::super::{gate::Gate, speak};
+pub(super) use super::{
+    client::{Client, Got},
+    provider::{EVENTS, Provider, Step, chunk},
+};
 use crate::{
     callers::Caller,
     channel::Channel,
@@ -167,224 +170,11 @@ async fn serve_daemon(daemon: Arc<Daemon>, stream: UnixStream) {
     }
 }
 
-/// A provider that answers with these bytes, as they come. It hears what it is sent, and when the other side hangs up.
-pub(super) struct Provider {
-    pub(super) at: SocketAddr,
-    heard: mpsc::UnboundedReceiver<Request>,
-    answers: Arc<Mutex<VecDeque<mpsc::UnboundedReceiver<Step>>>>,
-    /// Connections that were hung up on it.
-    pub(super) closed: Arc<Mutex<usize>>,
-}
-
-/// What a provider does next.
-pub(super) enum Step {
-    Send(Vec<u8>),
-    /// Hangs up.
-    Close,
-}
-
-/// A request as it came.
-#[derive(Clone, Debug)]
-pub(super) struct Request {
-    /// The line and the headers.
-    pub(super) head: String,
-    pub(super) body: Vec<u8>,
-}
-
-impl Request {
-    pub(super) fn json(&self) -> Value {
-        serde_json::from_slice(&self.body).unwrap()
-    }
-
-    /// A header's values.
-    pub(super) fn header(&self, name: &str) -> Vec<String> {
-        let lines = self.head.lines().skip(1).filter_map(|line| line.split_once(": "));
-        lines.filter(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.to_owned()).collect()
-    }
-
-    pub(super) fn path(&self) -> &str {
-        self.head.split(' ').nth(1).unwrap()
-    }
-}
-
-async fn read_request(stream: &mut BufReader<TcpStream>) -> io::Result<Request> {
-    let mut head = String::new();
-    while !head.ends_with("\r\n\r\n") {
-        if stream.read_line(&mut head).await? == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-    }
-    let length = head.lines().find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length: ")?.parse().ok());
-    let mut body = vec![0; length.unwrap_or(0)];
-    stream.read_exact(&mut body).await?;
-    Ok(Request { head, body })
-}
-
-impl Provider {
-    async fn new() -> Self {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-        let at = listener.local_addr().unwrap();
-        let (told, heard) = mpsc::unbounded_channel();
-        let answers: Arc<Mutex<VecDeque<mpsc::UnboundedReceiver<Step>>>> = Arc::default();
-        let closed: Arc<Mutex<usize>> = Arc::default();
-        let provider = Self { at, heard, answers: Arc::clone(&answers), closed: Arc::clone(&closed) };
-        tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                let (told, answers, closed) = (told.clone(), Arc::clone(&answers), Arc::clone(&closed));
-                tokio::spawn(async move {
-                    let mut stream = BufReader::new(stream);
-                    while let Ok(request) = read_request(&mut stream).await {
-                        let _ = told.send(request);
-                        let Some(mut steps) = answers.lock().unwrap().pop_front() else { return };
-                        loop {
-                            let mut byte = [0];
-                            tokio::select! {
-                                step = steps.recv() => match step {
-                                    Some(Step::Send(bytes)) => {
-                                        if stream.write_all(&bytes).await.is_err() {
-                                            break;
-                                        }
-                                        let _ = stream.flush().await;
-                                    }
-                                    Some(Step::Close) => return,
-                                    None => break,
-                                },
-                                read = stream.read(&mut byte) => {
-                                    // Nothing is sent before an answer's end: this is the other side's end.
-                                    assert!(!matches!(read, Ok(1)));
-                                    *closed.lock().unwrap() += 1;
-                                    return;
-                                }
-                            }
-                        }
-                    }
-                });
-            }
-        });
-        provider
-    }
-
-    /// Has the next request answered step by step; the answer ends when the sender does.
-    pub(super) fn steps(&self) -> mpsc::UnboundedSender<Step> {
-        let (sender, steps) = mpsc::unbounded_channel();
-        self.answers.lock().unwrap().push_back(steps);
-        sender
-    }
-
-    /// Has it answered with these bytes.
-    pub(super) fn raw(&self, bytes: impl AsRef<[u8]>) {
-        self.steps().send(Step::Send(bytes.as_ref().to_vec())).unwrap_or_default();
-    }
-
-    /// Has it answered with this body.
-    pub(super) fn body(&self, status: u16, kind: &str, body: &str) {
-        let length = body.len();
-        self.raw(format!("HTTP/1.1 {status} X\r\ncontent-type: {kind}\r\ncontent-length: {length}\r\n\r\n{body}"));
-    }
-
-    /// What it was asked next.
-    pub(super) async fn heard(&mut self) -> Request {
-        timeout(Duration::from_secs(10), self.heard.recv()).await.expect("a request").unwrap()
-    }
-
-    pub(super) fn is_unasked(&mut self) -> bool {
-        self.heard.try_recv().is_err()
-    }
-}
-
-pub(super) fn chunk(text: &str) -> Step {
-    Step::Send(format!("{:x}\r\n{text}\r\n", text.len()).into_bytes())
-}
-
-pub(super) const EVENTS: &str =
-    "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n\r\n";
-
 pub(super) struct World {
     pub(super) daemon: Arc<Daemon>,
     pub(super) provider: Provider,
     pub(super) gate: Arc<Gate>,
     pub(super) at: SocketAddr,
-}
-
-/// An answer of the gateway's, as it came.
-#[derive(Clone, Debug)]
-pub(super) struct Got {
-    pub(super) status: u16,
-    pub(super) head: String,
-    pub(super) body: String,
-    /// Whether it ended as an answer does, and was not cut.
-    pub(super) whole: bool,
-}
-
-impl Got {
-    pub(super) fn json(&self) -> Value {
-        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
-    }
-
-    pub(super) fn code(&self) -> String {
-        self.json()["error"]["code"].as_str().unwrap_or_default().to_owned()
-    }
-
-    pub(super) fn header(&self, name: &str) -> Option<&str> {
-        let mut lines = self.head.lines().skip(1).filter_map(|line| line.split_once(": "));
-        lines.find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value)
-    }
-}
-
-/// A client's side of a connection. It reads HTTP by itself, so that it sees how an answer ends.
-pub(super) struct Client {
-    pub(super) stream: BufReader<TcpStream>,
-}
-
-impl Client {
-    pub(super) async fn get(&mut self) -> Got {
-        let mut got = self.head().await;
-        got.whole = loop {
-            match self.piece(&got).await {
-                Some(piece) if piece.is_empty() => break true,
-                Some(piece) => got.body += &piece,
-                None => break false,
-            }
-        };
-        got
-    }
-
-    pub(super) async fn head(&mut self) -> Got {
-        let read = async {
-            let mut head = String::new();
-            while !head.ends_with("\r\n\r\n") {
-                assert_ne!(self.stream.read_line(&mut head).await.unwrap(), 0, "{head}");
-            }
-            head
-        };
-        let head = timeout(Duration::from_secs(10), read).await.expect("an answer");
-        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-        Got { status, head, body: String::new(), whole: false }
-    }
-
-    /// The next piece: empty at the end, `None` where it was cut.
-    pub(super) async fn piece(&mut self, of: &Got) -> Option<String> {
-        timeout(Duration::from_secs(20), self.next(of)).await.expect("a piece")
-    }
-
-    async fn next(&mut self, of: &Got) -> Option<String> {
-        let text = |bytes: Vec<u8>| Some(String::from_utf8(bytes).unwrap());
-        if let Some(length) = of.header("content-length") {
-            let mut all = vec![0; length.parse().unwrap()];
-            if of.body.len() == all.len() {
-                return Some(String::new());
-            }
-            return self.stream.read_exact(&mut all).await.ok().and_then(|_| text(all));
-        }
-        let mut size = String::new();
-        if self.stream.read_line(&mut size).await.ok()? == 0 {
-            return None;
-        }
-        let mut bytes = vec![0; usize::from_str_radix(size.trim(), 16).unwrap() + 2];
-        self.stream.read_exact(&mut bytes).await.ok()?;
-        bytes.truncate(bytes.len() - 2);
-        text(bytes)
-    }
 }
 
 pub(super) fn rules(provider: SocketAddr) -> Rules {
