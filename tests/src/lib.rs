@@ -7,6 +7,7 @@
 mod far;
 mod machine;
 mod mcp;
+pub mod model;
 mod names;
 pub mod parties;
 pub mod registry;
@@ -15,5 +16,6 @@ mod world;
 pub use far::Far;
 pub use machine::Machine;
 pub use mcp::McpServer;
+pub use model::Provider;
 pub use names::{RESOLVER, RESOLVER6};
 pub use world::{Identity, Outside, Run, Service, World, built, copy, evil4, evil6, probe_path};

@@ -325,6 +325,12 @@ impl World {
         self.configure("");
     }
 
+    /// Trusts somebody else for something else.
+    pub fn trust_also(&mut self, line: &str) {
+        self.config = self.config.replace("[trust]\n", &format!("[trust]\n{line}\n"));
+        self.configure("");
+    }
+
     /// The same with a running daemon.
     #[track_caller]
     pub fn up() -> Self {

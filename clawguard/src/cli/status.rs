@@ -85,6 +85,21 @@ fn text(status: &Status) -> String {
             status.mcp.approvals_pending
         ));
     }
+    if status.model.gateway != "none" {
+        let how = if status.model.listening { "listening" } else { "NOT LISTENING" };
+        text.push_str(&format!(
+            "models by {} at 127.0.0.1:{}: {how}, {}, receipts by {}\n",
+            status.model.gateway,
+            status.model.port,
+            if status.model.providers.is_empty() { "NO PROVIDER".into() } else { status.model.providers.join(" ") },
+            status.model.signer.as_deref().unwrap_or("any of several")
+        ));
+    }
+    for job in &status.jobs {
+        if let Some(why) = &job.stopped {
+            text.push_str(&format!("job {} is stopped: {why}\n", job.id));
+        }
+    }
     for warning in &status.warnings {
         text.push_str(&format!("warning: {warning}\n"));
     }

@@ -111,8 +111,26 @@ pub struct Status {
     /// MCP servers and what waits for a person.
     #[serde(default)]
     pub mcp: McpView,
+    /// The way to models.
+    #[serde(default)]
+    pub model: ModelView,
     /// What an operator should know.
     pub warnings: Vec<String>,
+}
+
+/// What `GET /v1/status` says of the way to models.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelView {
+    /// Who makes model calls: `none`, `builtin`, or the URL of a clawproxy.
+    pub gateway: String,
+    /// The port of loopback at which agents find it.
+    pub port: u16,
+    /// Whether agents are sent there: a gateway listens.
+    pub listening: bool,
+    /// Whose receipts callers are given, as a DID; absent where nobody's are, or any of several.
+    pub signer: Option<String>,
+    /// The providers that calls may go to.
+    pub providers: Vec<String>,
 }
 
 /// A registry.
@@ -186,6 +204,9 @@ pub struct JobView {
     /// Its token; absent where it has and needs none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token: Option<TokenView>,
+    /// Why it may reach and call nothing now, if so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stopped: Option<String>,
 }
 
 /// A job's token.

@@ -7,7 +7,7 @@ use clawguard_common::Hook;
 use control::{
     api::{
         AgentView, ApprovalBody, Code, Decisions, DrillBody, ErrorDetail, FlipBody, JobBody, KillView, McpView,
-        ModeBody, PinBody, PresentBody, ProcessBody, RevokeBody, ServerView, Status, UseBody,
+        ModeBody, ModelView, PinBody, PresentBody, ProcessBody, RevokeBody, ServerView, Status, UseBody,
     },
     route::Route,
     server::{Call, Reply},
@@ -20,6 +20,7 @@ use sys::peer::Peer;
 
 use crate::{
     audit::Ticket,
+    config::ModelGateway,
     contracts::{Terms, Use, judge},
     core::{Answer, Core, Shared, refuse},
     flips::InEffect,
@@ -314,6 +315,21 @@ impl Core {
         }
     }
 
+    fn model_view(&self) -> ModelView {
+        let gateway = self.config.model.gateway();
+        ModelView {
+            gateway: match gateway {
+                ModelGateway::None => "none".into(),
+                ModelGateway::Builtin => "builtin".into(),
+                ModelGateway::Clawproxy(url) => url.into(),
+            },
+            port: self.config.model.port,
+            listening: self.models_at.is_some() && gateway != ModelGateway::None,
+            signer: Some(self.model.signer.clone()).filter(|signer| !signer.is_empty()),
+            providers: self.model.providers.iter().map(|provider| provider.name.clone()).collect(),
+        }
+    }
+
     /// How many processes of a stdio server run, each for one job.
     fn servers_running(&self, server: &str) -> u64 {
         let agent = crate::stdio::agent(server);
@@ -369,6 +385,7 @@ impl Core {
             maps: self.map_usage().into_iter().map(|(map, used, room)| (map.to_owned(), (used, room))).collect(),
             registries: self.registries.views(),
             mcp: self.mcp_view(),
+            model: self.model_view(),
             warnings,
         }
     }

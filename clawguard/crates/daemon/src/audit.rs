@@ -180,6 +180,18 @@ impl AuditLog {
         self.heads.run(job)
     }
 
+    /// Model calls of which no record says how they ended: event, job and agent.
+    #[must_use]
+    pub fn open_calls(&self) -> Vec<(String, String, String)> {
+        self.heads.open_calls()
+    }
+
+    /// The jobs that no record ends.
+    #[must_use]
+    pub fn live(&self) -> Vec<String> {
+        self.heads.live()
+    }
+
     /// Writes a record of something that happened in any case: what the disk refuses now waits in memory for room.
     ///
     /// # Errors

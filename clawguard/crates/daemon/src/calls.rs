@@ -192,7 +192,7 @@ fn capped_end(mut ended: Ended) -> Ended {
 }
 
 /// Cuts a text after so many characters, and says so.
-fn cut(text: &mut String, most: usize) {
+pub(crate) fn cut(text: &mut String, most: usize) {
     // Nearly all are short enough however they are counted.
     if text.len() > most
         && let Some((at, _)) = text.char_indices().nth(most)

@@ -48,6 +48,8 @@ pub(crate) struct InForce {
     pub(crate) names: Arc<NameTerms>,
     /// What it asks of a job's token; `None` where a job needs none.
     pub(crate) token: Option<TokenRules>,
+    /// Whether it demands a receipt of each model call.
+    pub(crate) receipts: bool,
     /// Whether its end was told.
     pub(crate) expiry_told: bool,
 }
@@ -282,6 +284,7 @@ impl Core {
             samples,
             names: Arc::new(NameTerms::of(policy)),
             token: policy.token,
+            receipts: policy.receipts,
             expiry_told: false,
         };
         self.learned.renew(policy.hash);

@@ -37,6 +37,7 @@ use crate::{
     learned::Learned,
     ledger::{self, AgentEntry, Ledger},
     metrics::Counters,
+    model::Models,
     paths::Paths,
     pins::Pins,
     registry::Registries,
@@ -89,7 +90,11 @@ pub(crate) struct Core {
     /// `[model]` with the secrets read, without the providers of which they cannot be.
     pub(crate) model: ModelRules,
     /// By which the receipts of model calls are signed.
-    pub(crate) receipt_key: PrivateKey,
+    pub(crate) receipt_key: Arc<PrivateKey>,
+    /// Where the model gateway listens, and as whose job.
+    pub(crate) models_at: Option<(u16, u64)>,
+    /// What kernel and gateway tell of connections for model calls.
+    pub(crate) join: crate::model::join::Join,
     pub(crate) approvals: Approvals,
     pub(crate) hooks: Hooks,
     pub(crate) pins: Pins,
@@ -140,6 +145,7 @@ pub(crate) struct Shared {
     /// Beside the lock too.
     pub(crate) rulebook: Arc<Rulebook>,
     pub(crate) calls: Calls,
+    pub(crate) models: Models,
     pub(crate) undecided: Arc<Undecided>,
     /// The threads that gateways may have.
     pub(crate) gateway_threads: tokio::sync::Semaphore,
@@ -156,6 +162,7 @@ impl Shared {
             errands,
             rulebook,
             calls: Calls::default(),
+            models: Models::default(),
             undecided,
             gateway_threads: tokio::sync::Semaphore::new(crate::gateway::MOST_THREADS),
             exports: tokio::sync::Semaphore::new(crate::export::AT_ONCE),

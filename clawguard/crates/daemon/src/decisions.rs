@@ -217,7 +217,9 @@ impl Core {
             }
             Reason::Killed => format!("a group that it belongs to is killed: {}{rule}", self.killed_words(view)),
             Reason::Expired => format!("{contract} has expired"),
-            Reason::TokenEnded => "the job's token has ended (`clawguard status` says why)".into(),
+            Reason::TokenEnded => self
+                .failed_words(view)
+                .unwrap_or_else(|| "the job's token has ended (`clawguard status` says why)".into()),
             Reason::NoContract => "no contract is in force".into(),
             Reason::JobOver => "the job is over".into(),
             Reason::NoJob => "the process is in an agent's slice but in no job".into(),
@@ -256,6 +258,10 @@ impl Core {
             _ => "",
         };
         format!("{who} {what}{name}{times} and was {verdict}: {why}{looks}.").replace("and was would", "and would")
+    }
+
+    fn failed_words(&self, view: &DecisionView) -> Option<String> {
+        self.jobs.get(&view.job.parse::<JobId>().ok()?)?.failed.clone()
     }
 
     fn killed_words(&self, view: &DecisionView) -> String {

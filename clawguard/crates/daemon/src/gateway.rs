@@ -202,6 +202,7 @@ fn contract(config: &Config) -> Policy {
         gateway_groups: BTreeSet::new(),
         tools: ToolPolicy::default(),
         mcp: policy::McpRules::default(),
+        receipts: false,
         token: None,
     }
 }
@@ -394,7 +395,8 @@ pub(crate) async fn serve(channel: tokio::net::UnixStream, shared: Arc<Shared>) 
             line = String::new();
         }
         // Whoever waits for news takes no place from those who want an answer.
-        let waiting = matches!(ask, Ask::Errands | Ask::Rules { .. } | Ask::Kept { .. } | Ask::Decided { .. });
+        let waiting =
+            matches!(ask, Ask::Errands | Ask::Rules { .. } | Ask::Kept { .. } | Ask::Decided { .. } | Ask::Receipt(_));
         let waiting = waiting.then(|| Arc::clone(&waits).try_acquire_owned().ok()).flatten();
         // Held until the answer is written: a gateway that does not read is not served either.
         let place = match waiting {
@@ -448,6 +450,7 @@ pub(crate) async fn serve(channel: tokio::net::UnixStream, shared: Arc<Shared>) 
     let taken = taken.lock().map_or_else(|broken| broken.into_inner().clone(), |taken| taken.clone());
     shared.errands_lost(&taken);
     while records.join_next().await.is_some() {}
+    shared.models.hung_up(number);
     let lost = shared.calls.closed(number);
     recorded(&shared, lost).await;
 }
@@ -483,7 +486,7 @@ async fn spawned(
 
 /// Answers a question; the ones that wait, without a thread.
 async fn told(shared: &Arc<Shared>, channel: u64, ask: Ask) -> Option<Told> {
-    match ask {
+    let ask = match ask {
         Ask::Errands => return Some(Told::Errands(shared.errands.take().await)),
         Ask::Rules { seen } => {
             let rules = shared.rulebook.after(channel, seen).await;
@@ -497,13 +500,28 @@ async fn told(shared: &Arc<Shared>, channel: u64, ask: Ask) -> Option<Told> {
             shared.undecided.decided(&id).await;
             return Some(Told::Noted);
         }
-        _ => {}
-    }
+        Ask::Receipt(end) => return shared.model_ended(channel, end).await,
+        // A line of a file, and nobody waits for a disk: that is done at once, unless somebody has the lock.
+        Ask::Model(call) => match shared.try_lock() {
+            Some(mut core) => return Some(core.model_called(&shared.models, channel, call)),
+            None => Ask::Model(call),
+        },
+        ask => ask,
+    };
     let _thread = shared.gateway_threads.acquire().await.ok()?;
     let shared = Arc::clone(shared);
     tokio::task::spawn_blocking(move || match ask {
         Ask::Stop { id } => {
             shared.lock().stop_server(channel, &id);
+            Told::Noted
+        }
+        Ask::Model(call) => shared.lock().model_called(&shared.models, channel, call),
+        Ask::Connected(told) => {
+            shared.lock().models_connected(channel, &told);
+            Told::Noted
+        }
+        Ask::Models { port } => {
+            shared.lock().models_listen(channel, port);
             Told::Noted
         }
         ask => tell(&shared, ask),

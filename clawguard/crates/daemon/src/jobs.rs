@@ -77,6 +77,8 @@ pub(crate) struct Job {
     pub(crate) token: Option<JobToken>,
     /// Whether it was told that it goes without a token, or no longer by one.
     pub(crate) token_told: bool,
+    /// Why it reaches nothing any more, if so: its model calls and receipts do not fit.
+    pub(crate) failed: Option<String>,
     /// Processes of it that were seen outside.
     pub(crate) escaped: u64,
     /// Processes that it started and that are neither in it nor ended there.
@@ -130,6 +132,8 @@ struct Entry {
     token: Option<JobToken>,
     #[serde(default)]
     token_told: bool,
+    #[serde(default)]
+    failed: Option<String>,
     #[serde(default)]
     escaped: u64,
     #[serde(default)]
@@ -344,6 +348,7 @@ impl Core {
             denials: 0,
             token: new.token,
             token_told: deadline_ns == 0,
+            failed: None,
             escaped: 0,
             missing: 0,
         };
@@ -390,6 +395,7 @@ impl Core {
             wpc_hash: self.job_contract(job).map(|hash| hash.to_string()),
             started_at: job.started_at.clone(),
             token: self.token_view(job),
+            stopped: if job.over { None } else { self.stopped(job) },
         }
     }
 
@@ -448,6 +454,7 @@ impl Core {
                 wpc_hash: None,
                 started_at: String::new(),
                 token: None,
+                stopped: None,
             },
         };
         Ok((view, ticket))
@@ -462,6 +469,7 @@ impl Core {
         job.over = true;
         let (enrolled, agent) = (job.enrolled.clone(), job.agent.clone());
         self.fence.end(enrolled.slot);
+        self.models_ended(id);
         self.forget_server(id);
         self.stop_servers("its job is over", |server| server.owner == enrolled.key);
         self.publish();
@@ -583,6 +591,7 @@ impl Core {
                 over: job.over,
                 token: job.token.clone(),
                 token_told: job.token_told,
+                failed: job.failed.clone(),
                 escaped: job.escaped,
                 missing: job.missing,
             })
@@ -614,6 +623,7 @@ impl Core {
             let token_told = entry.token_told;
             let wpc = entry.wpc.and_then(|text| text.parse().ok());
             self.owners.insert(enrolled.key, (entry.id.clone(), entry.agent.clone()));
+            self.adopt_models(&enrolled);
             if let Err(error) = self.watch.add(&entry.id, &entry.directory) {
                 tracing::warn!(%error, job = %entry.id, "the job's end will be noticed late");
             }
@@ -630,6 +640,7 @@ impl Core {
                 denials,
                 token,
                 token_told,
+                failed: entry.failed,
                 escaped: entry.escaped,
                 missing: entry.missing,
             };

@@ -24,6 +24,7 @@ mod learned;
 pub mod ledger;
 mod matching;
 mod metrics;
+mod model;
 mod names;
 mod observed;
 pub mod paths;

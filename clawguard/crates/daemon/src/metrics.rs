@@ -20,6 +20,9 @@ pub(crate) struct Counters {
     kill_seconds: Histogram,
     calls: IntCounterVec,
     pub(crate) call_seconds: Histogram,
+    model_calls: IntCounterVec,
+    /// Receipts of model calls, by what became of them.
+    pub(crate) receipts: IntCounterVec,
     registry: Registry,
 }
 
@@ -66,6 +69,22 @@ impl Counters {
             .buckets(vec![0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 60.0, 300.0]),
         )?;
         registry.register(Box::new(call_seconds.clone()))?;
+        let model_calls = IntCounterVec::new(
+            Opts::new(
+                "clawguard_model_calls_total",
+                "Model calls, by what was decided (other: no provider that is understood)",
+            ),
+            &["provider", "decision"],
+        )?;
+        registry.register(Box::new(model_calls.clone()))?;
+        let receipts = IntCounterVec::new(
+            Opts::new(
+                "clawguard_receipts_total",
+                "Receipts of model calls: signed here, verified (a clawproxy's), missing, or unrecorded",
+            ),
+            &["result"],
+        )?;
+        registry.register(Box::new(receipts.clone()))?;
         Ok(Self {
             sockets_destroyed,
             lost_followers,
@@ -75,6 +94,8 @@ impl Counters {
             kill_seconds,
             calls,
             call_seconds,
+            model_calls,
+            receipts,
             registry,
         })
     }
@@ -90,6 +111,11 @@ impl Counters {
     /// Counts calls of a server that the configuration names, or of `other` ones: their number has a bound.
     pub(crate) fn called(&self, server: &str, decision: &str, count: u64) {
         self.calls.with_label_values(&[server, decision]).inc_by(count);
+    }
+
+    /// Counts model calls of a provider that is understood, or of `other` ones: their number has a bound.
+    pub(crate) fn model_called(&self, provider: &str, decision: &str, count: u64) {
+        self.model_calls.with_label_values(&[provider, decision]).inc_by(count);
     }
 
     pub(crate) fn flipped(&self, flip: &FlipAnswer) {

@@ -255,7 +255,10 @@ impl Core {
     }
 
     /// Why a job may call nothing, if so. What the kernel lets through stops at that same moment.
-    fn stopped(&self, job: &Job) -> Option<String> {
+    pub(crate) fn stopped(&self, job: &Job) -> Option<String> {
+        if job.failed.is_some() {
+            return job.failed.clone();
+        }
         let contract = self.job_contract(job).and_then(|hash| Some((hash, self.contracts.get(&hash)?)));
         if let Some((hash, _)) = contract.filter(|(_, contract)| contract.not_after.is_some_and(|to| Self::now() >= to))
         {

@@ -113,6 +113,7 @@ pub fn run(options: &Options) -> Result<(), Error> {
     let core = start(paths, config)?;
     crate::coverage::beat(core.fence.pulse()?).map_err(system("start the daemon's pulse"))?;
     let shared = Arc::new(Shared::new(core));
+    crate::model::start(&shared).map_err(system("start the thread of receipts"))?;
     // Found before contracts are loaded, so that they are pointed to their agent's as soon as that is.
     if let Err(error) = shared.lock().adopt_jobs() {
         tracing::error!(%error, "the jobs of the daemon before are not known: they reach nothing");
@@ -121,8 +122,10 @@ pub fn run(options: &Options) -> Result<(), Error> {
     shared.lock().adopt_observed();
     put_contracts_in_force(&shared);
     shared.lock().end_left_servers();
+    shared.lock().end_left_runs();
     crate::coverage::look_after(&shared).map_err(system("look after the jobs' processes"))?;
     let served = runtime.block_on(serve(Arc::clone(&shared), options, &file));
+    shared.models.stop();
     let mut core = shared.lock();
     // Whatever the gateway was making when its channel ended with this daemon.
     core.record_calls(&shared.calls.all_closed());
@@ -220,7 +223,9 @@ fn start(paths: Paths, config: Config) -> Result<Core, Error> {
         rulebook: Arc::default(),
         servers: Vec::new(),
         model: control::model::ModelRules::default(),
-        receipt_key,
+        receipt_key: Arc::new(receipt_key),
+        models_at: None,
+        join: crate::model::join::Join::default(),
         approvals: Approvals::open(&paths.approvals()).map_err(system("read the approvals"))?,
         hooks: Hooks::new(&paths.run()),
         pins: Pins::open(&paths.pins()).map_err(system("make the directory of pins"))?,
@@ -415,6 +420,7 @@ fn reload(shared: &Shared, file: &Path) {
     put_contracts_in_force(shared);
     let mut core = shared.lock();
     core.drop_retired_contracts();
+    core.route_models();
     core.note_configuration();
     drop(core);
     tracing::info!("the configuration was taken anew");
@@ -536,6 +542,7 @@ fn on_beat(core: &mut Core, beats: u64, pace: &config::Audit) {
     // What ends by the clock, and whatever nobody told.
     core.publish();
     core.mind_the_gateway();
+    core.join_models();
     core.reap_servers();
     core.tend_approvals();
     let every = |seconds: u64| beats.is_multiple_of(seconds.max(1));

@@ -317,6 +317,7 @@ fn test_policy() -> Policy {
         gateway_groups: [].into(),
         tools: policy::ToolPolicy::default(),
         mcp: policy::McpRules::default(),
+        receipts: false,
         token: None,
     }
 }

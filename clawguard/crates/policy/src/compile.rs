@@ -62,6 +62,8 @@ pub struct Policy {
     pub tools: ToolPolicy,
     /// What else of MCP may pass.
     pub mcp: McpRules,
+    /// Whether a job may reach anything only as long as each of its model calls has a receipt.
+    pub receipts: bool,
     /// What a job's token must be; where it is there, no job goes without one.
     pub token: Option<TokenRules>,
 }
@@ -304,6 +306,7 @@ impl<'a> Compiler<'a> {
             kernel_groups,
             tools: self.tools,
             mcp: self.mcp,
+            receipts: guard.model.as_ref().is_some_and(|model| model.require_proxy_receipts),
             // A token is good for one job, whatever the text says.
             token: guard.token.map(|rules| TokenRules { job_scoped: true, ..rules }),
         };

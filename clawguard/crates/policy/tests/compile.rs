@@ -260,6 +260,34 @@ fn receipts_that_no_proxy_would_give_refuse_the_contract() {
 }
 
 #[test]
+fn where_the_gateway_calls_models_their_own_hosts_stay_closed_to_a_contract_with_rules_for_them() {
+    let host = HostFacts { model_gateway: true, ..host() };
+    let egress = r#""egress":[{"host":"api.openai.com"},{"host":"crm.example"}]"#;
+    let of = |guard: &str, providers: &str| {
+        let text = payload(None, guard).replacen("\"policy_id\"", &format!("{providers}\"policy_id\""), 1);
+        check(&read(&text).unwrap(), HASH, &host)
+    };
+    for (guard, providers) in [
+        (format!(r#"{{{egress},"model":{{"require_proxy_receipts":true}}}}"#), ""),
+        (format!("{{{egress}}}"), r#""allowed_providers":["openai"],"#),
+        (format!("{{{egress}}}"), r#""allowed_models":["gpt-*"],"#),
+    ] {
+        let (policy, findings) = of(&guard, providers).unwrap();
+        assert_eq!(tcp(&policy, "203.0.113.66", 443), Reason::ModelDirect, "{guard}");
+        assert_eq!(tcp(&policy, "203.0.113.10", 443), Reason::Allowed, "{guard}");
+        let told = findings.iter().find(|finding| finding.path.ends_with("egress[0]")).unwrap();
+        assert!(told.outcome == Outcome::Denied && told.note.contains("the only way there"), "{told:?}");
+        assert_eq!(policy.receipts, providers.is_empty());
+    }
+    // What cannot be told apart from a way to models is refused as before; and a contract that says nothing of them opens what it
+    // names.
+    let wide = r#"{"egress":[{"cidr":"0.0.0.0/0","ports":[443]}],"model":{"require_proxy_receipts":true}}"#;
+    assert!(of(wide, "").unwrap_err().to_string().contains("around the model gateway"));
+    let (open, _) = of(&format!("{{{egress}}}"), "").unwrap();
+    assert_eq!(tcp(&open, "203.0.113.66", 443), Reason::Allowed);
+}
+
+#[test]
 fn once_a_contract_speaks_about_mcp_the_gateway_is_the_only_way_to_a_server() {
     for rules in [
         r#""tools":{"allow":["crm-mcp/get_*"]}"#,

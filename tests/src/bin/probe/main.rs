@@ -7,6 +7,7 @@ mod far;
 mod hello;
 mod helper;
 mod mcp;
+mod model;
 mod names;
 mod raw;
 mod storm;
@@ -25,6 +26,7 @@ fn main() -> ExitCode {
         ["names", rest @ ..] => names::run(rest),
         ["tls", rest @ ..] => tls::run(rest),
         ["mcp"] => mcp::serve(),
+        ["model", rest @ ..] => model::run(rest),
         ["tools", rest @ ..] => tools::run(rest),
         ["attack-names", id, marker] => attacks_names::run(id, marker),
         ["attacks-names"] => {

@@ -116,7 +116,7 @@ impl Core {
 
     /// Answers whether the job is stopped now and was not, or the other way round.
     fn settled(&mut self, id: &JobId) -> bool {
-        let Some(job) = self.jobs.get(id) else { return false };
+        let Some(job) = self.jobs.get(id).filter(|job| job.failed.is_none()) else { return false };
         let (slot, now) = (job.enrolled.slot, clock::boot_ns());
         let before = self.fence.deadline(slot);
         let deadline = self.job_contract(job).and_then(|hash| self.token_deadline(hash, job.token.as_ref()));
@@ -271,7 +271,7 @@ impl Core {
         Ended { jobs, observed, destroyed, saved }
     }
 
-    fn end_sockets_of(&self, slots: &BTreeSet<u32>) -> Severed {
+    pub(crate) fn end_sockets_of(&self, slots: &BTreeSet<u32>) -> Severed {
         if slots.is_empty() {
             return Severed::default();
         }

@@ -110,6 +110,16 @@ impl JobToken {
     pub(crate) fn hash(&self) -> &str {
         &self.hash
     }
+
+    /// The hash of its scope, where it says one.
+    pub(crate) fn scope_hash(&self) -> Option<&str> {
+        self.scope_hash.as_deref()
+    }
+
+    /// The token itself. It goes to its issuer and to a clawproxy, and to nobody else.
+    pub(crate) fn text(&self) -> &str {
+        &self.text
+    }
 }
 
 impl std::fmt::Debug for JobToken {

@@ -235,6 +235,11 @@ impl Runs {
         made
     }
 
+    /// The jobs that are not over.
+    pub fn live(&self) -> impl Iterator<Item = &str> {
+        self.runs.iter().filter(|(_, run)| run.over.is_none()).map(|(job, _)| job.as_str())
+    }
+
     /// The chain of a job's run.
     #[must_use]
     pub fn chain(&self, job: &str) -> Option<&Chain> {

@@ -283,10 +283,14 @@ impl<'a> Compiler<'a> {
     /// Where model calls have to be mediated, an entry opens no host that may be a model's and cannot be told apart.
     fn refuse_unmediated(&self, pattern: &HostPattern, number: u32) -> Result<(), Error> {
         let Some(path) = self.mediation().filter(|_| self.may_be_model(pattern)) else { return Ok(()) };
+        // There is another way, on which the contract's rules hold: this one stays closed, as an MCP server's does.
+        if self.host.model_gateway && matches!(pattern, HostPattern::Exact(_)) {
+            return Ok(());
+        }
         let opens = Source::from_number(number).map_or_else(String::new, Source::path);
         let why = match pattern {
             HostPattern::Exact(name) => {
-                format!("{opens} opens {name}, a model host, which nothing mediates")
+                format!("{opens} opens {name}, a model host, {}", self.around())
             }
             HostPattern::Below(_) => format!(
                 "{opens} opens {pattern}, below which model hosts lie that cannot be told apart by name: name the hosts"
@@ -362,6 +366,9 @@ impl<'a> Compiler<'a> {
                 } else if reason == Some(Reason::McpDirect) {
                     let behind = self.behind(pattern, *port);
                     self.stays_closed(behind.as_ref(), source, &place);
+                } else if reason == Some(Reason::ModelDirect) {
+                    let note = format!("{place} is a model host: {}", self.way_to_models());
+                    self.found(source.path(), Outcome::Denied, note);
                 } else {
                     self.found(source.path(), Outcome::Denied, format!("{place}: {GUARD_ALONE}"));
                 }
@@ -379,7 +386,14 @@ impl<'a> Compiler<'a> {
             self.stays_closed(behind.as_ref(), source, &place);
             return;
         }
-        let why = if *reason == Reason::Dns { GUARD_ALONE } else { "a model host, which nothing mediates" };
+        let why = if *reason == Reason::Dns {
+            GUARD_ALONE.to_owned()
+        } else {
+            format!(
+                "a model host, {}",
+                if self.host.model_gateway { "reached by the gateway alone" } else { self.around() }
+            )
+        };
         self.found_of(source, Outcome::Denied, || format!("holds back {place}: {why}"));
     }
 }

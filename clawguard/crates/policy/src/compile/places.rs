@@ -208,6 +208,19 @@ impl Compiler<'_> {
         rules.into_iter().find(|(there, _)| *there).map(|(_, path)| path)
     }
 
+    /// What is wrong with an endpoint that opens a model.
+    pub(super) const fn around(&self) -> &'static str {
+        if self.host.model_gateway { "a way around the model gateway" } else { "which nothing mediates" }
+    }
+
+    /// Why a model's own host stays closed where the gateway makes the calls.
+    pub(super) fn way_to_models(&self) -> String {
+        format!(
+            "the contract has {}, so that the model gateway is the only way there",
+            self.mediation().unwrap_or("rules for models")
+        )
+    }
+
     /// A contract that wants every model call mediated, or certain models only, may open no way to a model: nothing here would
     /// hold the agent to it.
     pub(super) fn refuse_models_without_rules(&self) -> Result<(), Error> {
@@ -216,10 +229,7 @@ impl Compiler<'_> {
         let Some(path) = self.mediation() else { return Ok(()) };
         let refuse = |number: u32, what: &str| {
             let source = Source::from_number(number).map_or_else(String::new, Source::path);
-            Err(Error::Unenforceable {
-                path: path.into(),
-                why: format!("{source} opens {what}, which nothing mediates"),
-            })
+            Err(Error::Unenforceable { path: path.into(), why: format!("{source} opens {what}, {}", self.around()) })
         };
         for rule in self.rules.iter().filter(|rule| rule.side == side::EGRESS && rule.reason == Reason::Allowed) {
             if rule.range.bits == 128 && self.places.models.contains(&rule.range.addr) {

@@ -84,6 +84,9 @@ impl Compiler<'_> {
         self.found(form.receipts(), outcome, note);
         if model.require_proxy_receipts && self.host.model_gateway {
             self.found(form.receipts(), Outcome::Gateway, "each call's receipt is on disk before its answer ends");
+            let note = "the kernel's count of connections is matched with calls and receipts: a job of which they do not fit \
+                        reaches nothing more";
+            self.found(form.receipts(), Outcome::Daemon, note);
         }
         if let Some(provider) = &model.provider {
             let (outcome, note) = if !self.host.model_gateway {

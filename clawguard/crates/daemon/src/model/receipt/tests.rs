@@ -1,0 +1,136 @@
+//! What a receipt says, and which of a clawproxy's count.
+
+use control::calls::Decision;
+
+use super::*;
+
+fn key() -> PrivateKey {
+    PrivateKey::from_seed(&[5; 32])
+}
+
+fn hash(text: &str) -> Hash {
+    Hash::of(text.as_bytes())
+}
+
+pub(crate) fn begun() -> Begun {
+    let call = ModelCall {
+        number: 1,
+        slot: 3,
+        key: 7,
+        provider: "openai".into(),
+        model: "gpt-5-mini".into(),
+        route: "/v1/chat/completions".into(),
+        streamed: true,
+        nonce: "n-1".into(),
+        request_hash: hash("request").to_string(),
+        bytes_in: 70,
+        redactions: 2,
+        decision: Decision::Allowed,
+        reason: "allowed".into(),
+        rule: Some("allowed_models[0]".into()),
+        contract: hash("contract").to_string(),
+        token: None,
+        count: 1,
+    };
+    Begun {
+        call: Box::new(call),
+        job: "j".into(),
+        agent: "a".into(),
+        run_id: "run_j_4".into(),
+        event_hash: hash("event"),
+        scope_hash: Some(hash("scope").to_string()),
+    }
+}
+
+pub(crate) fn end() -> ModelEnd {
+    ModelEnd {
+        number: 1,
+        outcome: "cut".into(),
+        status: 200,
+        response_hash: hash("response").to_string(),
+        bytes_out: 900,
+        first_byte_us: Some(1500),
+        duration_us: 2_345_678,
+        tokens_input: Some(12),
+        tokens_output: None,
+        receipt: None,
+    }
+}
+
+fn now() -> Instant {
+    Instant(1_772_323_200_123_000_000)
+}
+
+/// What a clawproxy would sign for the call.
+fn proxied(change: impl FnOnce(&mut GatewayReceipt), by: &PrivateKey) -> ModelEnd {
+    let own = sign(&begun(), &end(), &key(), now()).unwrap();
+    let mut receipt = GatewayReceipt::open(own.as_bytes()).unwrap().receipt;
+    change(&mut receipt);
+    ModelEnd { receipt: Some(receipt.seal(by, now())), ..end() }
+}
+
+#[test]
+fn a_receipt_binds_to_its_run_event_contract_and_token_and_says_how_the_call_ended() {
+    let opened = GatewayReceipt::open(sign(&begun(), &end(), &key(), now()).unwrap().as_bytes()).unwrap();
+    let receipt = opened.receipt;
+    assert_eq!(opened.signer, key().did());
+    assert_eq!(receipt.binding.run_id, "run_j_4");
+    assert_eq!(receipt.binding.event_hash, hash("event"));
+    assert_eq!(receipt.binding.policy_hash, Some(hash("contract")));
+    assert_eq!(receipt.binding.token_scope_hash, Some(hash("scope")));
+    assert_eq!(receipt.binding.nonce.as_deref(), Some("n-1"));
+    assert_eq!((receipt.request_hash, receipt.response_hash), (hash("request"), hash("response")));
+    assert_eq!((receipt.tokens_input, receipt.tokens_output, receipt.latency_ms), (12, 0, 2345));
+    assert!(receipt.timestamp <= opened.issued_at);
+    let metadata = receipt.metadata.unwrap();
+    assert_eq!(metadata.get("outcome").and_then(Value::as_str), Some("cut"));
+}
+
+#[test]
+fn what_cannot_be_said_truly_is_not_signed() {
+    let short = ModelEnd { response_hash: "abc".into(), ..end() };
+    assert!(sign(&begun(), &short, &key(), now()).unwrap_err().contains("response"));
+    let mut long = begun();
+    long.call.route = "x".repeat(LONGEST);
+    assert!(sign(&long, &end(), &key(), now()).unwrap_err().contains("too long"));
+}
+
+#[test]
+fn a_clawproxys_receipt_counts_if_everything_in_it_is_what_this_host_knows() {
+    let end = proxied(|_| {}, &key());
+    assert_eq!(verify(&begun(), &end, &[key().did()]), Ok(end.receipt.clone().unwrap()));
+}
+
+#[test]
+fn a_clawproxys_receipt_for_anything_else_does_not_count() {
+    type Change = fn(&mut GatewayReceipt);
+    let changes: [(Change, &str); 9] = [
+        (|receipt| receipt.binding.run_id = "run_j_9".into(), "another run's"),
+        (|receipt| receipt.binding.event_hash = hash("other"), "another event's"),
+        (|receipt| receipt.binding.nonce = Some("n-2".into()), "another call's"),
+        (|receipt| receipt.binding.policy_hash = Some(hash("other")), "another contract's"),
+        (|receipt| receipt.binding.policy_hash = None, "another contract's"),
+        (|receipt| receipt.binding.token_scope_hash = None, "another token's"),
+        (|receipt| receipt.provider = "anthropic".into(), "another provider's"),
+        (|receipt| receipt.request_hash = hash("other"), "another request's"),
+        (|receipt| receipt.response_hash = hash("other"), "another answer's"),
+    ];
+    for (change, why) in changes {
+        let refused = verify(&begun(), &proxied(change, &key()), &[key().did()]).unwrap_err();
+        assert!(refused.contains(why), "{refused}");
+    }
+    // What a clawproxy wrote anew is not compared.
+    let other = proxied(|receipt| receipt.response_hash = hash("other"), &key());
+    let mut whole = begun();
+    whole.call.streamed = false;
+    assert!(verify(&whole, &other, &[key().did()]).is_ok());
+    assert!(verify(&begun(), &end(), &[key().did()]).unwrap_err().contains("gave none"));
+    let stranger = PrivateKey::from_seed(&[6; 32]);
+    let refused = verify(&begun(), &proxied(|_| {}, &stranger), &[key().did()]).unwrap_err();
+    assert!(refused.contains("not in [trust] receipt_signers"), "{refused}");
+    let mut changed = proxied(|_| {}, &key());
+    changed.receipt = changed.receipt.map(|text| text.replace("gpt-5-mini", "gpt-5-nano"));
+    assert!(verify(&begun(), &changed, &[key().did()]).unwrap_err().contains("changed after it was signed"));
+    let long = ModelEnd { receipt: Some("x".repeat(LONGEST + 1)), ..end() };
+    assert!(verify(&begun(), &long, &[key().did()]).unwrap_err().contains("too long"));
+}
