@@ -31,7 +31,12 @@ fn finding(grade: Grade, what: &'static str, found: impl Into<String>) -> Findin
     Finding { grade, what, found: found.into() }
 }
 
-pub(crate) fn run(context: &Context, _: &Arguments) -> Done {
+/// Everything that is looked at, as JSON.
+pub(crate) fn snapshot(context: &Context) -> serde_json::Value {
+    serde_json::to_value(findings(context)).unwrap_or_default()
+}
+
+fn findings(context: &Context) -> Vec<Finding> {
     let mut findings =
         vec![kernel(), cgroups(), btf(), bpffs(), config("INET_DIAG_DESTROY", "live connections can be ended")];
     findings.push(config("CGROUP_BPF", "programs can be attached to cgroups"));
@@ -39,6 +44,11 @@ pub(crate) fn run(context: &Context, _: &Arguments) -> Done {
     findings.push(user_namespaces());
     findings.push(configuration(context));
     findings.extend(daemon(context));
+    findings
+}
+
+pub(crate) fn run(context: &Context, _: &Arguments) -> Done {
+    let findings = findings(context);
     context.print(&findings, |findings| {
         let rows: Vec<Vec<String>> = findings
             .iter()

@@ -4,11 +4,14 @@ mod approvals;
 mod audit;
 mod authority;
 mod breakglass;
+mod bundle;
 mod cst;
 mod daemon;
 mod doctor;
 mod enrol;
+mod evidence;
 mod explain;
+mod export;
 mod flip;
 mod gateway;
 mod keygen;
@@ -16,6 +19,7 @@ mod mcp_stdio;
 mod observed;
 mod pins;
 mod protect;
+mod records;
 mod remote;
 mod run;
 mod server;
@@ -102,6 +106,10 @@ enum Command {
     Authority(authority::Arguments),
     /// Read and verify the audit chain.
     Audit(audit::Arguments),
+    /// Verify what a job leaves behind for others to verify.
+    Bundle(bundle::Arguments),
+    /// Gather everything that there is about a job into a directory, with checksums.
+    Evidence(evidence::Arguments),
     /// Take the fence off when the daemon cannot start: recorded, and for host root only.
     BreakGlass(breakglass::Arguments),
     /// Take the fence off this host.
@@ -269,6 +277,8 @@ fn carry_out(arguments: Arguments) -> Done {
         Command::Authority(arguments) => authority::run(&context, &arguments),
         Command::McpStdio(arguments) => mcp_stdio::run(&context, &arguments),
         Command::Audit(arguments) => audit::run(&context, &arguments),
+        Command::Bundle(arguments) => bundle::run(&context, &arguments),
+        Command::Evidence(arguments) => evidence::run(&context, &arguments),
         Command::BreakGlass(arguments) => breakglass::break_glass(&context, &arguments),
         Command::Uninstall => breakglass::uninstall(&context),
         Command::Enrol(arguments) => enrol::run(&context, &arguments),

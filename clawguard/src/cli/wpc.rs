@@ -80,10 +80,15 @@ enum Verb {
     },
     /// Say what changes from one contract to another, by what they allow.
     Diff {
-        /// The envelope that is in force, or its payload.
-        old: PathBuf,
-        /// The one that is to follow.
-        new: PathBuf,
+        /// The envelope that is in force, or its payload; or the hash of a contract that this host keeps, whoever was under it.
+        #[arg(required_unless_present = "job")]
+        old: Option<String>,
+        /// The one that is to follow, likewise.
+        #[arg(required_unless_present = "job")]
+        new: Option<String>,
+        /// Instead: what changed for this job while it ran, contract by contract.
+        #[arg(long, value_name = "ID", conflicts_with_all = ["old", "new"])]
+        job: Option<String>,
     },
     /// Say what would become of every line of a contract on this host.
     Check {
@@ -145,7 +150,8 @@ pub(crate) fn run(context: &Context, arguments: &Arguments) -> Done {
         Verb::Sign { file, key, out } => sign(context, file, key, out.as_deref()),
         Verb::Verify { file, signer } => verify(context, file, *signer),
         Verb::Show { file } => show(context, file),
-        Verb::Diff { old, new } => differences(context, old, new),
+        Verb::Diff { job: Some(job), .. } => differences_of(context, job),
+        Verb::Diff { old, new, .. } => differences(context, old.as_deref(), new.as_deref()),
         Verb::Check { file, config } => check(context, file, config.as_deref()),
         Verb::Fetch { hash, out, signer, remote } => fetch(context, *hash, out.as_deref(), *signer, remote),
         Verb::Publish { file, remote } => publish(context, file, remote),
@@ -165,13 +171,16 @@ fn of(file: &Path) -> impl Fn(&dyn std::fmt::Display) -> Failure + '_ {
 
 /// The payload of an envelope or of a bare payload's file. The envelope, where it is one, is verified.
 fn payload(file: &Path) -> Result<(Option<Envelope>, Value), Failure> {
-    let text = bytes(file)?;
+    payload_of(&bytes(file)?).map_err(|error| of(file)(&error))
+}
+
+fn payload_of(text: &[u8]) -> anyhow::Result<(Option<Envelope>, Value)> {
     let limits = json::Limits { bytes: 128 << 20, depth: 32 };
-    let value = json::parse(&text, limits).map_err(|error| of(file)(&error))?;
+    let value = json::parse(text, limits)?;
     if value.get("envelope_version").is_none() {
         return Ok((None, value));
     }
-    let envelope = Envelope::open(&text, Kind::WorkPolicyContract).map_err(|error| of(file)(&error))?;
+    let envelope = Envelope::open(text, Kind::WorkPolicyContract)?;
     let payload = envelope.payload.clone();
     Ok((Some(envelope), payload))
 }
@@ -275,26 +284,65 @@ fn show(context: &Context, file: &Path) -> Done {
     stdio::say(&(lines(&text) + "\n")).map(drop)
 }
 
-fn differences(context: &Context, old: &Path, new: &Path) -> Done {
-    let read = |file: &Path| -> Result<(Hash, Contract), Failure> {
-        let (_, payload) = payload(file)?;
-        let contract = Contract::read(&payload).map_err(|error| of(file)(&error))?;
+/// A contract by file, or by the hash of one that this host keeps.
+fn kept(context: &Context, named: Option<&str>) -> Result<Vec<u8>, Failure> {
+    let named = named.unwrap_or_default();
+    let path = match named.parse::<Hash>() {
+        Ok(hash) if !Path::new(named).exists() => {
+            let name = format!("{hash}.json");
+            let places = [context.paths.contracts(), context.paths.offered_contracts()];
+            let found = places.iter().map(|place| place.join(&name)).find(|path| path.exists());
+            found.ok_or_else(|| Failure::Failed(format!("no contract {hash} is kept on this host")))?
+        }
+        _ => PathBuf::from(named),
+    };
+    bytes(&path)
+}
+
+/// What changes from one contract to another, by what they allow.
+pub(crate) fn changes(old: &[u8], new: &[u8]) -> Result<serde_json::Value, Failure> {
+    let read = |text: &[u8]| -> Result<(Hash, Contract), Failure> {
+        let payload = payload_of(text).map_err(|error| Failure::Failed(error.to_string()))?.1;
+        let contract = Contract::read(&payload).map_err(|error| Failure::Failed(error.to_string()))?;
         Ok((payload.canonical_hash(), contract))
     };
     let ((from, old), (to, new)) = (read(old)?, read(new)?);
-    let changes = diff(&old, &new);
-    let value = json!({ "from": from.to_string(), "to": to.to_string(), "changes": changes });
-    context.print(&value, |_| {
-        let rows: Vec<Vec<String>> = changes
-            .iter()
-            .map(|change| vec![change.kind.label().into(), change.path.clone(), change.text.clone()])
-            .collect();
-        let rows = match rows.is_empty() {
-            true => "They say the same.\n".into(),
-            false => table(&["KIND", "FIELD", "WHAT"], &rows),
-        };
-        format!("from {from}\nto   {to}\n\n{rows}")
+    Ok(json!({ "from": from.to_string(), "to": to.to_string(), "changes": diff(&old, &new) }))
+}
+
+fn differences(context: &Context, old: Option<&str>, new: Option<&str>) -> Done {
+    let value = changes(&kept(context, old)?, &kept(context, new)?)?;
+    context.print(&value, changes_text)
+}
+
+/// What changed for a job, from each of its contracts to the next.
+fn differences_of(context: &Context, job: &str) -> Done {
+    let (_, files) = super::export::fetch(context, job)?;
+    let contracts: Vec<&[u8]> =
+        files.iter().filter(|file| file.name.starts_with("wpc")).map(|file| file.text.as_bytes()).collect();
+    let steps = contracts.windows(2).map(|pair| match pair {
+        [old, new] => changes(old, new),
+        _ => Ok(serde_json::Value::Null),
+    });
+    let steps: Vec<serde_json::Value> = steps.collect::<Result<_, _>>()?;
+    context.print(&steps, |steps| match steps.is_empty() {
+        true => format!("The job {job} was under one contract alone.\n"),
+        false => steps.iter().map(changes_text).collect::<Vec<_>>().join("\n"),
     })
+}
+
+fn changes_text(value: &serde_json::Value) -> String {
+    let text = |value: &serde_json::Value, name: &str| {
+        value.get(name).and_then(serde_json::Value::as_str).unwrap_or_default().to_owned()
+    };
+    let changes = value.get("changes").and_then(serde_json::Value::as_array).cloned().unwrap_or_default();
+    let rows: Vec<Vec<String>> =
+        changes.iter().map(|change| ["kind", "path", "text"].map(|name| text(change, name)).into()).collect();
+    let rows = match rows.is_empty() {
+        true => "They say the same.\n".into(),
+        false => table(&["KIND", "FIELD", "WHAT"], &rows),
+    };
+    format!("from {}\nto   {}\n\n{rows}", text(value, "from"), text(value, "to"))
 }
 
 fn check(context: &Context, file: &Path, config: Option<&Path>) -> Done {

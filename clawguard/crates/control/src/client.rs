@@ -76,15 +76,11 @@ impl Client {
 
     async fn ask<T: DeserializeOwned>(&self, method: Method, path: &str, body: Bytes) -> Result<T, Error> {
         let response = self.request(method, path, body, "application/json").await?;
-        let status = response.status();
+        if !response.status().is_success() {
+            return Err(refused(response).await);
+        }
         let body = response.into_body().collect().await.map_err(|error| Error::Broken(error.to_string()))?.to_bytes();
-        if status.is_success() {
-            return serde_json::from_slice(&body).map_err(|error| Error::Broken(error.to_string()));
-        }
-        match serde_json::from_slice::<ErrorBody>(&body) {
-            Ok(body) => Err(Error::Refused(body.error)),
-            Err(error) => Err(Error::Broken(format!("status {status}: {error}"))),
-        }
+        serde_json::from_slice(&body).map_err(|error| Error::Broken(error.to_string()))
     }
 
     /// Follows an event stream until it ends or `each` answers false.
@@ -94,6 +90,9 @@ impl Client {
     /// See [`Error`].
     pub async fn follow(&self, path: &str, mut each: impl FnMut(&str) -> bool) -> Result<(), Error> {
         let response = self.request(Method::GET, path, Bytes::new(), "text/event-stream").await?;
+        if !response.status().is_success() {
+            return Err(refused(response).await);
+        }
         let mut body = response.into_body();
         let mut waiting = String::new();
         while let Some(frame) = body.frame().await {
@@ -138,6 +137,19 @@ impl Client {
             .body(Full::new(body))
             .map_err(|e| broken(&e))?;
         sender.send_request(request).await.map_err(|e| broken(&e))
+    }
+}
+
+/// Why the daemon refuses, as it says.
+async fn refused(response: Response<Incoming>) -> Error {
+    let status = response.status();
+    let body = match response.into_body().collect().await {
+        Ok(body) => body.to_bytes(),
+        Err(error) => return Error::Broken(error.to_string()),
+    };
+    match serde_json::from_slice::<ErrorBody>(&body) {
+        Ok(body) => Error::Refused(body.error),
+        Err(error) => Error::Broken(format!("status {status}: {error}")),
     }
 }
 
