@@ -25,6 +25,7 @@ mod seal;
 mod shape;
 mod tools;
 mod verdict;
+mod workers;
 
 use std::collections::BTreeSet;
 
@@ -111,8 +112,13 @@ impl Options<'_> {
 /// Verifies one bundle.
 #[must_use]
 pub fn verify(bundle: &[u8], trust: &Trust, options: &Options<'_>) -> Verdict {
+    judge(bundle, trust, options, true)
+}
+
+/// As [`verify`]; on all processors only if this is the only bundle that is looked at.
+fn judge(bundle: &[u8], trust: &Trust, options: &Options<'_>, alone: bool) -> Verdict {
     let mut verdict = Verdict::default();
-    verdict.fault = examine(bundle, trust, options, &mut verdict).err();
+    verdict.fault = examine(bundle, trust, options, alone, &mut verdict).err();
     verdict
 }
 
@@ -122,6 +128,8 @@ struct Bundle<'a> {
     agent: &'a str,
     trust: &'a Trust,
     options: &'a Options<'a>,
+    /// Whether no other bundle is looked at meanwhile.
+    alone: bool,
     /// The run of its events.
     run: Option<&'a str>,
     /// The hash of its first event.
@@ -140,7 +148,7 @@ impl Bundle<'_> {
     }
 }
 
-fn examine(text: &[u8], trust: &Trust, options: &Options<'_>, verdict: &mut Verdict) -> Result<(), Fault> {
+fn examine(text: &[u8], trust: &Trust, options: &Options<'_>, alone: bool, verdict: &mut Verdict) -> Result<(), Fault> {
     let limits = Limits { bytes: MOST_BYTES, depth: DEEPEST };
     let envelope = json::parse(text, limits).map_err(|error| Fault::new(Code::Parse, At::Root, error.to_string()))?;
     outside(&envelope, options.now)?;
@@ -152,7 +160,7 @@ fn examine(text: &[u8], trust: &Trust, options: &Options<'_>, verdict: &mut Verd
     verdict.agent_did = Some(agent.to_owned());
     verdict.hash = Some(sealed(&envelope, payload, agent)?);
 
-    let mut bundle = Bundle { payload, agent, trust, options, run: None, root: None, events: BTreeSet::new() };
+    let mut bundle = Bundle { payload, agent, trust, options, alone, run: None, root: None, events: BTreeSet::new() };
     events::check(&mut bundle)?;
     verdict.run_id = bundle.run.map(str::to_owned);
     verdict.part = parts::of(payload);
@@ -248,7 +256,11 @@ fn sizes(payload: &Value) -> Result<(), Fault> {
             return Err(at.fault(name, Code::Malformed, format!("it has more than {most} items")));
         }
     }
-    let large = |holder: &Value| holder.get("metadata").is_some_and(|value| value.to_string().len() > MOST_METADATA);
+    let large = |holder: &Value| {
+        holder
+            .get("metadata")
+            .is_some_and(|value| at_most(value) > MOST_METADATA && value.to_string().len() > MOST_METADATA)
+    };
     let too_large =
         |at: At<'_>| Err(at.fault("metadata", Code::Malformed, format!("it has more than {MOST_METADATA} bytes")));
     if large(payload) {
@@ -265,6 +277,19 @@ fn sizes(payload: &Value) -> Result<(), Fault> {
     }
     events::once(payload)?;
     receipts::once(payload, false)
+}
+
+/// Bytes of which a value needs no more when it is written.
+fn at_most(value: &Value) -> usize {
+    // A control character is written as six.
+    let string = |text: &str| 6 * text.len() + 4;
+    match value {
+        Value::Null | Value::Bool(_) => 6,
+        Value::Number(_) => 32,
+        Value::String(text) => string(text),
+        Value::Array(items) => 2 + items.iter().map(at_most).sum::<usize>(),
+        Value::Object(members) => 2 + members.iter().map(|(name, value)| string(name) + at_most(value)).sum::<usize>(),
+    }
 }
 
 /// The signer, the payload's hash and the signature.

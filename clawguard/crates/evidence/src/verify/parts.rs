@@ -20,10 +20,11 @@ use serde::Serialize;
 use super::{
     DEEPEST, MOST_BYTES, Options, Trust,
     fault::{At, Code, Fault, PAYLOAD},
+    judge,
     seal::{items, number, text},
     shape::{FREE, HASH, SOME, Shape, maybe, open},
     verdict::{Grade, Verdict},
-    verify,
+    workers,
 };
 
 /// Where ClawGuard writes what the format has no member for.
@@ -104,7 +105,11 @@ pub struct Whole {
 /// Verifies bundles and what links them: of each job that lies in parts, all are there, once, in order.
 #[must_use]
 pub fn verify_all(bundles: &[&[u8]], trust: &Trust, options: &Options<'_>) -> Whole {
-    let mut verdicts: Vec<Verdict> = bundles.iter().map(|bundle| verify(bundle, trust, options)).collect();
+    let workers = workers::count(bundles.len(), 1);
+    let work = |_, some: &[&[u8]]| -> Vec<Verdict> {
+        some.iter().map(|bundle| judge(bundle, trust, options, workers == 1)).collect()
+    };
+    let mut verdicts = workers::split(bundles, workers, &work).concat();
     let alone = verdicts
         .iter()
         .enumerate()

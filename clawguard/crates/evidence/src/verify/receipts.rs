@@ -1,10 +1,6 @@
 //! Gateway receipts: each signed by a trusted gateway, and bound to an event of this run.
 
-use std::{
-    collections::HashMap,
-    num::NonZero,
-    thread::{self, Builder},
-};
+use std::collections::HashMap;
 
 use claw::{Value, key::Verifier};
 
@@ -14,9 +10,10 @@ use super::{
     models::Models,
     schema,
     seal::{self, items, number, text},
+    workers,
 };
 
-/// Up to here another thread would cost more than it saves.
+/// Fewer are not worth a thread of their own.
 const FEW: usize = 128;
 /// What one call may have taken and given.
 const MOST_TOKENS: f64 = 10_000_000.0;
@@ -51,45 +48,30 @@ pub(super) fn check(bundle: &Bundle<'_>) -> Result<Models, Fault> {
     if signers.is_empty() {
         return Err(Fault::new(Code::NotConfigured, list, "no gateway is trusted to sign receipts: name one"));
     }
-    let one = |i: usize, receipt: &Value| check_one(bundle, &signers, receipt, list.index(i));
-    split(receipts, &one)?;
+    let work = |first: usize, piece: &[Value]| {
+        let one = |(i, receipt): (usize, &Value)| check_one(bundle, &signers, receipt, list.index(first + i));
+        piece.iter().enumerate().try_for_each(one)
+    };
+    let workers = if bundle.alone { workers::count(receipts.len(), FEW) } else { 1 };
+    // Of several faults the first receipt's is told.
+    workers::split(receipts, workers, &work).into_iter().collect::<Result<(), Fault>>()?;
     Ok(Models::of(receipts))
-}
-
-/// Does something for every item, on all processors if there are many. Of several faults the first item's is answered.
-fn split<'a>(items: &'a [Value], one: &(dyn Fn(usize, &'a Value) -> Result<(), Fault> + Sync)) -> Result<(), Fault> {
-    let workers = if items.len() < FEW { 1 } else { thread::available_parallelism().map_or(1, NonZero::get).min(16) };
-    let each = items.len().div_ceil(workers);
-    let work =
-        |n: usize, chunk: &'a [Value]| chunk.iter().enumerate().try_for_each(|(i, item)| one(n * each + i, item));
-    if workers == 1 {
-        return work(0, items);
-    }
-    thread::scope(|scope| {
-        let started: Vec<_> = items
-            .chunks(each)
-            .enumerate()
-            .map(|(n, chunk)| (n, chunk, Builder::new().spawn_scoped(scope, move || work(n, chunk)).ok()))
-            .collect();
-        started.into_iter().try_for_each(|(n, chunk, worker)| {
-            // A thread that there was no room for is done without.
-            worker.and_then(|worker| worker.join().ok()).unwrap_or_else(|| work(n, chunk))
-        })
-    })
 }
 
 fn check_one(bundle: &Bundle<'_>, signers: &[(String, Verifier)], receipt: &Value, at: At<'_>) -> Result<(), Fault> {
     let refused = |name: &str, text: &str| Err(at.fault(name, Code::Receipt, text));
-    schema::gateway::RECEIPT.check(receipt, at).map_err(|fault| match fault.code {
-        Code::Schema => Fault { code: Code::Receipt, ..fault },
-        _ => fault,
-    })?;
+    let payload = receipt.get("payload").unwrap_or(&Value::Null);
+    let payload_at = at.name("payload");
+    if let Some(metadata) = payload.get("metadata") {
+        schema::gateway::METADATA.check(metadata, payload_at.name("metadata")).map_err(|fault| match fault.code {
+            Code::Schema => Fault { code: Code::Receipt, ..fault },
+            _ => fault,
+        })?;
+    }
     let signer = text(receipt, "signer_did");
     let Some((_, key)) = signers.iter().find(|(did, _)| did == signer) else {
         return refused("signer_did", "its signer is not a gateway that is trusted");
     };
-    let payload = receipt.get("payload").unwrap_or(&Value::Null);
-    let payload_at = at.name("payload");
     for (name, most) in [("tokens_input", MOST_TOKENS), ("tokens_output", MOST_TOKENS), ("latency_ms", MOST_LATENCY_MS)]
     {
         if !number(payload, name).is_some_and(|number| number.fract() == 0.0 && number <= most) {

@@ -32,6 +32,7 @@ macro_rules! gateway_receipt {
 pub(in super::super) const IN_A_BUNDLE: Shape =
     envelope!("gateway_receipt", gateway_receipt!(&[MODEL, MODEL_HASH, AUDITS]), super::BOTH);
 /// The same by its own schema.
+#[cfg(test)]
 pub(in super::super) const RECEIPT: Shape =
     envelope!("gateway_receipt", gateway_receipt!(RECEIPT_METADATA), super::BOTH);
 
@@ -58,6 +59,9 @@ const BINDING: &[Member] = &[
 const MODEL: Member = maybe("model_identity", MODEL_IDENTITY);
 const MODEL_HASH: Member = maybe("model_identity_hash_b64u", HASH);
 const AUDITS: Member = maybe("audit_result_refs", list(0, usize::MAX, &closed(REFERENCE)));
+
+/// What a receipt's own schema says of its metadata, which the bundle's leaves open.
+pub(in super::super) const METADATA: Shape = open(RECEIPT_METADATA);
 
 const RECEIPT_METADATA: &[Member] = &[
     MODEL,
