@@ -7,6 +7,7 @@
 
 mod cost;
 mod daemon;
+mod evidence;
 mod far;
 mod host;
 mod identity;
@@ -37,7 +38,7 @@ impl Line {
 
 type Measurement = fn() -> Vec<Line>;
 
-const ALL: [(&str, Measurement); 19] = [
+const ALL: [(&str, Measurement); 21] = [
     ("connect", cost::connect),
     ("packet", cost::packet),
     ("stream", cost::stream),
@@ -54,6 +55,8 @@ const ALL: [(&str, Measurement); 19] = [
     ("first-byte", tls::first_byte),
     ("names", names::answers),
     ("look-ups", names::look_ups),
+    ("verify-bundle", evidence::bundles),
+    ("verify-audit", evidence::audit),
     ("mcp-calls", mcp::calls),
     ("mcp-sessions", mcp::sessions),
     ("mcp-kill", mcp::kill),
