@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// What tests and the demo call, and the packages that bring it.
-const TOOLS: [(&str, &str); 18] = [
+const TOOLS: [(&str, &str); 19] = [
     ("ip", "iproute2"),
     ("sysctl", "procps"),
     ("setpriv", "util-linux"),
@@ -38,6 +38,8 @@ const TOOLS: [(&str, &str); 18] = [
     ("/usr/lib/python3/dist-packages/pip/__init__.py", "python3-pip"),
     ("node", "nodejs"),
     ("go", "golang-go"),
+    // Shows the page of a job's evidence: 100 MB to fetch, and no window system.
+    ("chromium-headless-shell", "chromium-headless-shell"),
 ];
 
 /// The packages that hold the compiler; what they need of their own kind is found from them.

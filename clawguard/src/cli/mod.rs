@@ -21,6 +21,7 @@ mod pins;
 mod protect;
 mod records;
 mod remote;
+mod report;
 mod run;
 mod server;
 mod shield;
@@ -108,6 +109,8 @@ enum Command {
     Audit(audit::Arguments),
     /// Verify what a job leaves behind for others to verify.
     Bundle(bundle::Arguments),
+    /// Turn a job's evidence into one page for people to read.
+    Report(report::Arguments),
     /// Gather everything that there is about a job into a directory, with checksums.
     Evidence(evidence::Arguments),
     /// Take the fence off when the daemon cannot start: recorded, and for host root only.
@@ -278,6 +281,7 @@ fn carry_out(arguments: Arguments) -> Done {
         Command::McpStdio(arguments) => mcp_stdio::run(&context, &arguments),
         Command::Audit(arguments) => audit::run(&context, &arguments),
         Command::Bundle(arguments) => bundle::run(&context, &arguments),
+        Command::Report(arguments) => report::run(&context, &arguments),
         Command::Evidence(arguments) => evidence::run(&context, &arguments),
         Command::BreakGlass(arguments) => breakglass::break_glass(&context, &arguments),
         Command::Uninstall => breakglass::uninstall(&context),

@@ -6,4 +6,5 @@ pub mod bundle;
 pub mod chain;
 pub mod events;
 pub mod pulse;
+pub mod report;
 pub mod verify;

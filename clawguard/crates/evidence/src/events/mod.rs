@@ -13,7 +13,7 @@
 
 mod concern;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
 use claw::{
     Hash,
@@ -169,6 +169,13 @@ pub fn payload_hash(text: &str) -> Hash {
     const DEEPEST: usize = 128;
     json::parse(text.as_bytes(), Limits { bytes: text.len(), depth: DEEPEST })
         .map_or_else(|_| Hash::of(text.as_bytes()), |value| value.insertion_hash())
+}
+
+/// The payload of a record's event for a job.
+#[must_use]
+pub fn payload_of<'a>(told: &Told<'a>, job: &str) -> Cow<'a, str> {
+    let own = Body::read(told.kind, told.body).and_then(|body| body.payload_of(job));
+    own.map_or(Cow::Borrowed(told.body), Cow::Owned)
 }
 
 /// Everything that was made of one record for one job.
