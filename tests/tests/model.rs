@@ -8,6 +8,7 @@ use std::{
 };
 
 use claw::receipt::GatewayReceipt;
+use clawguard_common::Connections;
 use e2e::{Identity::Nobody, Outside, Provider, Run, World};
 use nix::{
     sys::signal::{Signal, kill},
@@ -69,16 +70,17 @@ fn job_of<'a>(status: &'a Value, agent: &str) -> Option<&'a Value> {
     status["jobs"].as_array().unwrap().iter().find(|job| job["agent"] == agent && job["state"] == "running")
 }
 
-/// Words of the kernel's count of a job's connections: to the gateway, and around it.
-fn count(world: &World, agent: &str, change: impl Fn([u64; 2]) -> [u64; 2]) {
+/// Changes what the kernel has counted of a job's connections: to the gateway, and around it.
+fn count(world: &World, agent: &str, change: impl Fn(&mut Connections)) {
     let map = newest(world).join("maps/CONNECTIONS");
     let map = sys::bpf::pinned(&map).unwrap();
     let jobs: Value =
         serde_json::from_str(&fs::read_to_string(world.directory.join("run/clawguard/jobs.json")).unwrap()).unwrap();
     let job = jobs.as_array().unwrap().iter().find(|job| job["agent"] == agent && job["over"] == false).unwrap();
     let slot = u32::try_from(job["slot"].as_u64().unwrap()).unwrap();
-    let before: [u64; 2] = sys::bpf::map_lookup(&map, &slot).unwrap().unwrap();
-    sys::bpf::map_update(&map, &slot, &change(before)).unwrap();
+    let mut counted: Connections = sys::bpf::map_lookup(&map, &slot).unwrap().unwrap();
+    change(&mut counted);
+    sys::bpf::map_update(&map, &slot, &counted).unwrap();
 }
 
 fn newest(world: &World) -> PathBuf {
@@ -94,7 +96,9 @@ fn a_call_that_the_contract_gives_is_made_by_the_hosts_key_and_leaves_a_receipt_
     let (status, text) = run.out.split_once(' ').unwrap();
     assert_eq!(status, "200", "{text}");
     let answer: Value = serde_json::from_str(text).unwrap();
-    let envelope = answer["_receipt_envelope"].to_string();
+    assert!(answer["_receipt_envelope"].is_object());
+    // As it came: what is signed is this very text.
+    let envelope = text.split_once("\"_receipt_envelope\":").unwrap().1.trim_end().strip_suffix('}').unwrap();
     let opened = GatewayReceipt::open(envelope.as_bytes()).unwrap();
     let status = world.json(&["status"]);
     assert_eq!(status["model"]["signer"], opened.signer.to_string());
@@ -203,7 +207,8 @@ fn under_load_nothing_is_told_of_what_fits_and_every_gap_is_found() {
     running.iter_mut().for_each(|agent| drop(agent.until("ready")));
     running.iter_mut().for_each(|agent| agent.say("go"));
     for agent in &mut running {
-        assert_eq!(agent.until("answered"), format!("answered {}", connections * calls));
+        let told = agent.line();
+        assert_eq!(told, format!("answered {}", connections * calls));
         agent.until("done");
     }
     let made = agents.len() * connections * calls;
@@ -213,12 +218,12 @@ fn under_load_nothing_is_told_of_what_fits_and_every_gap_is_found() {
     std::thread::sleep(Duration::from_secs(8));
     assert_eq!(missing(&world), [] as [Value; 0]);
     // Now the kernel has counted one more of one job, and one fewer of another.
-    count(&world, "a", |[models, direct]| [models + 1, direct]);
+    count(&world, "a", |counted| counted.models += 1);
     // The gateway has told of as many of the second as before: it must tell of one more for this to be found.
-    count(&world, "b", |[models, direct]| [models - 2, direct]);
+    count(&world, "b", |counted| counted.models -= 2);
     running[1].say("again");
     running[1].until("done");
-    count(&world, "c", |[models, direct]| [models, direct + 1]);
+    count(&world, "c", |counted| counted.direct += 1);
     world.eventually("every gap is told", |world| {
         let told = |agent: &str, cause: &str| {
             missing(world).iter().any(|alert| alert["agent"] == agent && alert["cause"] == cause)
@@ -239,7 +244,7 @@ fn a_gap_ends_the_egress_of_a_job_whose_contract_demands_receipts() {
     let mut agent = load(&world, "a", 1, 1);
     agent.until("ready");
     agent.ask("go", "done");
-    count(&world, "a", |[models, direct]| [models + 1, direct]);
+    count(&world, "a", |counted| counted.models += 1);
     world.eventually("the job is stopped", |world| {
         job_of(&world.json(&["status"]), "a").is_some_and(|job| job["stopped"].is_string())
     });

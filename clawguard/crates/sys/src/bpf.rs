@@ -450,8 +450,8 @@ unsafe impl Plain for u64 {}
 /// The kernel's records are plain: `clawguard-common` asserts their sizes, which are those of their fields.
 mod records {
     use clawguard_common::{
-        Agent, Called, Cgroup, DecisionCount, DecisionKey, Event, ExactKey, Host, Job, Learned, LearnedKey, NameEvent,
-        PolicyHead, RangeData, Rule, Stamped,
+        Agent, Called, Cgroup, Connections, DecisionCount, DecisionKey, Event, ExactKey, Host, Job, Learned,
+        LearnedKey, NameEvent, PolicyHead, RangeData, Rule, Stamped,
     };
 
     use super::Plain;
@@ -462,6 +462,8 @@ mod records {
     unsafe impl Plain for Agent {}
     // SAFETY: words and bytes without padding.
     unsafe impl Plain for Job {}
+    // SAFETY: words and bytes without padding.
+    unsafe impl Plain for Connections {}
     // SAFETY: words and bytes without padding.
     unsafe impl Plain for PolicyHead {}
     // SAFETY: words and bytes without padding.

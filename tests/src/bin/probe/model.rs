@@ -109,9 +109,7 @@ impl Client {
         let size = usize::from_str_radix(line.trim_end().split(';').next().unwrap_or_default(), 16)?;
         let mut part = vec![0; size];
         self.stream.read_exact(&mut part)?;
-        if size > 0 {
-            self.stream.read_exact(&mut [0; 2])?;
-        }
+        self.stream.read_exact(&mut [0; 2])?;
         Ok((size > 0).then_some(part))
     }
 }
@@ -129,7 +127,10 @@ fn stream(to: SocketAddr, body: &str) -> anyhow::Result<()> {
     println!("status {status}");
     loop {
         match client.chunk() {
-            Ok(Some(part)) => print!("{}", String::from_utf8_lossy(&part)),
+            Ok(Some(part)) => {
+                let text = String::from_utf8_lossy(&part);
+                text.lines().filter(|line| !line.is_empty()).for_each(|line| println!("{line}"));
+            }
             Ok(None) => return Ok(println!("end")),
             Err(error) => return Ok(println!("cut {error}")),
         }
@@ -140,7 +141,10 @@ fn load(to: SocketAddr, connections: usize, calls: usize, body: &str) -> anyhow:
     said()?;
     let mut answered = 0;
     for _ in 0..connections {
-        answered += by_one(to, calls, body)?;
+        match by_one(to, calls, body) {
+            Ok(count) => answered += count,
+            Err(error) => println!("failed {error:#}"),
+        }
     }
     println!("answered {answered}");
     println!("done");
@@ -160,7 +164,10 @@ fn by_one(to: SocketAddr, calls: usize, body: &str) -> anyhow::Result<usize> {
     let mut answered = 0;
     for _ in 0..calls {
         let (status, text) = client.post(PATH, body)?;
-        answered += usize::from(status == 200 && text.contains("_receipt_envelope"));
+        if status != 200 || !text.contains("_receipt_envelope") {
+            bail!("{status} {text}");
+        }
+        answered += 1;
     }
     Ok(answered)
 }
