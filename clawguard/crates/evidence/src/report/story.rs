@@ -218,7 +218,7 @@ impl Story {
         };
         let entry = self.outcomes.entry((tone, name)).or_default();
         entry.0 += body.get("count").and_then(Body::as_u64).unwrap_or(1);
-        entry.1 = why.replace('_', " ");
+        entry.1 = words::plainly(why);
     }
 
     /// Traffic by group where the contract's rule names one, else by where it went.

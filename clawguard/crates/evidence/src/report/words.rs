@@ -151,7 +151,7 @@ fn detail(event_type: &str, body: &Value) -> String {
             // Of what is the same for all of a job's calls, its beginning tells.
             "wpc_hash" if !matches!(event_type, "run_start" | "policy_in_force" | "policy_expired") => String::new(),
             "rule" => text(body, name).trim_start_matches("metadata.clawguard.v1.").to_owned(),
-            "reason" | "cause" if !text(body, name).contains(' ') => text(body, name).replace('_', " "),
+            "reason" | "cause" => plainly(text(body, name)),
             _ => text(body, name).to_owned(),
         };
         if !value.is_empty() && !parts.contains(&value) {
@@ -177,6 +177,12 @@ fn detail(event_type: &str, body: &Value) -> String {
 
 fn text<'a>(body: &'a Value, name: &str) -> &'a str {
     body.get(name).and_then(Value::as_str).unwrap_or_default()
+}
+
+/// A code of ours in words; anybody else's text as it is.
+pub(super) fn plainly(code: &str) -> String {
+    let ours = code.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
+    if ours { code.replace('_', " ") } else { code.to_owned() }
 }
 
 /// Where refused traffic went, some of it.

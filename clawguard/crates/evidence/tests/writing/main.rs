@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that goes wrong stops")]
 
 mod job;
+mod pages;
 mod schema;
 mod shapes;
 mod splitting;
