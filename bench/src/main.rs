@@ -17,6 +17,7 @@ mod mcp_http;
 mod mcp_worker;
 mod names;
 mod names_worker;
+mod receipts;
 mod switch;
 mod tls;
 mod tls_worker;
@@ -38,7 +39,7 @@ impl Line {
 
 type Measurement = fn() -> Vec<Line>;
 
-const ALL: [(&str, Measurement); 21] = [
+const ALL: [(&str, Measurement); 22] = [
     ("connect", cost::connect),
     ("packet", cost::packet),
     ("stream", cost::stream),
@@ -55,6 +56,7 @@ const ALL: [(&str, Measurement); 21] = [
     ("first-byte", tls::first_byte),
     ("names", names::answers),
     ("look-ups", names::look_ups),
+    ("receipts", receipts::signed),
     ("verify-bundle", evidence::bundles),
     ("verify-audit", evidence::audit),
     ("mcp-calls", mcp::calls),
