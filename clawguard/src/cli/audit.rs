@@ -10,7 +10,7 @@ use claw::key::Did;
 use evidence::chain::{Broken, Record, Verifier};
 use serde_json::json;
 
-use super::{Context, Done, Failure, shown::within, stdio};
+use super::{Context, Done, Failure, records, shown::within, stdio};
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -34,6 +34,8 @@ enum Verb {
         #[arg(short = 'n', long, default_value_t = 20)]
         lines: usize,
     },
+    /// Print records for other programs: of one job or all, of a span of time or all of it.
+    Export(records::Arguments),
 }
 
 pub(crate) fn run(context: &Context, arguments: &Arguments) -> Done {
@@ -45,6 +47,7 @@ pub(crate) fn run(context: &Context, arguments: &Arguments) -> Done {
             verify(context, &path, signer.or(own))
         }
         Verb::Tail { lines } => tail(context, *lines),
+        Verb::Export(arguments) => records::run(context, arguments),
     }
 }
 
@@ -70,10 +73,7 @@ pub(super) fn read(
 }
 
 /// Goes through a chain line by line, to the first that is broken.
-fn lines(
-    path: &Path,
-    mut each: impl FnMut(&[u8]) -> Result<(), Broken>,
-) -> Result<Option<(PathBuf, Broken)>, Failure> {
+fn lines(path: &Path, mut each: impl FnMut(&[u8]) -> Result<(), Broken>) -> Result<Option<(PathBuf, Broken)>, Failure> {
     /// A chain is long, and a system call costs more than what it says of a record.
     const AT_ONCE: usize = 1 << 20;
     let mut line = Vec::new();
