@@ -83,13 +83,14 @@ impl Core {
         if fails {
             self.fail_job(&id, format!("model calls and receipts do not fit: {}", missing.why));
         }
+        let Missing { job, agent, cause, why, count, call, provider } = missing;
         if first || fails {
-            let Missing { job, agent, cause, why, count, call, provider } = missing;
             tracing::warn!(kind = KIND, job, cause, why, fails, "model calls and receipts do not fit");
-            let body = json!({ "kind": KIND, "job": job, "agent": agent, "cause": cause, "why": why, "count": count,
-                "call": call, "provider": provider, "failed_closed": fails });
-            self.note(Kind::Alert, body);
         }
+        // Each of them: evidence counts what has no receipt. There are no more than calls, and a few a second of connections.
+        let body = json!({ "kind": KIND, "job": job, "agent": agent, "cause": cause, "why": why, "count": count,
+            "call": call, "provider": provider, "failed_closed": fails });
+        self.note(Kind::Alert, body);
     }
 
     /// Whether a job is held to receipts, and reaches something yet.
