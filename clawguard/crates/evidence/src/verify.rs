@@ -5,7 +5,7 @@
 //! two readers could read differently, base64url with stray bits, a receipt that is there twice or cannot be verified, evidence
 //! of a kind for which there is no rule here, an attestation or envelope of which any part is only claimed.
 //!
-//! A signature says who speaks, not that it is true. The verdict therefore grades each claim: what others signed for (*verified*),
+//! A signature says who speaks, not that it is true. The verdict therefore grades each claim: what has its signature (*verified*),
 //! what the host or the agent says of itself (*self-reported*), what follows from something else (*inferred*), and what nobody
 //! says (*absent*).
 

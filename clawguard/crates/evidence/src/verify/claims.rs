@@ -49,6 +49,11 @@ pub(super) fn conclude(bundle: &Bundle<'_>, found: &Found, verdict: &mut Verdict
     ];
 }
 
+/// A number of things, as one says it.
+fn of(n: usize, thing: &str) -> String {
+    if n == 1 { format!("1 {thing}") } else { format!("{n} {thing}s") }
+}
+
 fn claim(about: &'static str, grade: Grade, says: impl Into<String>) -> Claim {
     Claim { about, grade, says: says.into() }
 }
@@ -59,7 +64,10 @@ fn event_chain(bundle: &Bundle<'_>) -> Claim {
         n => claim(
             "event_chain",
             Grade::Verified,
-            format!("{n} events, none changed since the agent's key signed them; that they are all, the signer says"),
+            format!(
+                "{}, unchanged since the agent's key signed them; that they are all, the signer says",
+                of(n, "event")
+            ),
         ),
     }
 }
@@ -67,18 +75,22 @@ fn event_chain(bundle: &Bundle<'_>) -> Claim {
 fn model_calls(models: &Models) -> Claim {
     match models.receipts {
         0 => claim("model_calls", Grade::Absent, "no gateway's receipts"),
-        n => claim("model_calls", Grade::Verified, format!("{n} calls, each signed by a gateway that is trusted")),
+        n => claim(
+            "model_calls",
+            Grade::Verified,
+            format!("{}, each signed by a gateway that is trusted", of(n, "call")),
+        ),
     }
 }
 
 fn contract(contracts: &Contracts) -> Claim {
     let (grade, says) = match contracts {
         Contracts::Signed(n) => {
-            (Grade::Verified, format!("{n} contracts by trusted signers, and the run is bound to them"))
+            (Grade::Verified, format!("{} by trusted signers, to which the run is bound", of(*n, "contract")))
         }
         Contracts::Unpinned(n) => (
             Grade::Inferred,
-            format!("{n} contracts whose hashes are those of the run; nobody is trusted to sign contracts"),
+            format!("{} to which the run is bound; nobody is trusted to sign contracts", of(*n, "contract")),
         ),
         Contracts::Receipts(hash) => {
             (Grade::Inferred, format!("{hash}, as gateways signed; the contract is not there"))
@@ -98,7 +110,11 @@ fn coverage(bundle: &Bundle<'_>, covered: Covered) -> Claim {
         n if held == n => claim(
             "coverage",
             Grade::Verified,
-            format!("{n} attestations by trusted sentinels: {connections} connections, none around, nothing unwatched"),
+            format!(
+                "{} by trusted sentinels: {} counted, none around, nothing unwatched",
+                of(n, "attestation"),
+                of(connections as usize, "connection")
+            ),
         ),
         n => {
             let observed = if bundle.options.coverage == Coverage::Observe { " (only observed)" } else { "" };
@@ -113,7 +129,7 @@ fn egress(blocked: Option<f64>) -> Claim {
         Some(blocked) => claim(
             "egress_policy",
             Grade::Verified,
-            format!("signed with the agent's key, bound to this run; {blocked} attempts blocked"),
+            format!("signed with the agent's key, bound to this run; {} blocked", of(blocked as usize, "attempt")),
         ),
     }
 }
@@ -122,12 +138,12 @@ fn tool_calls(bundle: &Bundle<'_>) -> Claim {
     match tools::count(bundle.payload) {
         (0, _) => claim("tool_calls", Grade::Absent, "no receipts of tools"),
         (all, signed) if all == signed => {
-            claim("tool_calls", Grade::Verified, format!("{all} receipts, each signed with the agent's key"))
+            claim("tool_calls", Grade::Verified, format!("{}, each signed with the agent's key", of(all, "receipt")))
         }
         (all, signed) => claim(
             "tool_calls",
             Grade::SelfReported,
-            format!("{all} receipts, {signed} of them signed; of the others only the bundle is"),
+            format!("{}, {signed} of them signed; of the others only the bundle is", of(all, "receipt")),
         ),
     }
 }
@@ -142,7 +158,7 @@ fn unsigned(bundle: &Bundle<'_>, about: &'static str, list: &str, event: &str) -
         (n, _) => claim(
             about,
             Grade::SelfReported,
-            format!("{n} receipts without a signature of their own, anchored in model calls"),
+            format!("{} without a signature of its own, anchored in model calls", of(n, "receipt")),
         ),
     }
 }

@@ -13,7 +13,7 @@ pub use super::models::ModelTier;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Grade {
-    /// Somebody signed for it who is trusted to, and it is bound to this run.
+    /// It is signed by who has to sign it, and bound to this run. Where that is the agent's own key, the claim says so.
     Verified,
     /// The agent or its host says so, and nobody else.
     SelfReported,
