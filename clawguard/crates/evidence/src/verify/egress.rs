@@ -1,6 +1,9 @@
 //! The egress policy receipt: what the agent's egress was held to, signed with the agent's key.
 
-use std::cmp::Ordering;
+use std::{
+    cmp::Ordering,
+    net::{Ipv4Addr, Ipv6Addr},
+};
 
 use claw::{Value, collation, json};
 
@@ -34,9 +37,7 @@ pub(super) fn check(bundle: &Bundle<'_>) -> Result<Option<f64>, Fault> {
     let at = sentinels.name("egress_policy_receipt");
     let payload_at = at.name("payload");
     let payload = receipt.get("payload").unwrap_or(&Value::Null);
-    let url = text(payload, "clawproxy_url");
-    let host = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
-    if !host.is_some_and(|host| !host.is_empty() && !host.starts_with(['/', ':', '?', '#', '@'])) {
+    if !is_web(text(payload, "clawproxy_url")) {
         return Err(payload_at.fault("clawproxy_url", Code::Malformed, "it is no address of http or https"));
     }
     for name in ["allowed_proxy_destinations", "allowed_child_destinations"] {
@@ -79,6 +80,31 @@ pub(super) fn check(bundle: &Bundle<'_>) -> Result<Option<f64>, Fault> {
         return Err(at.fault("signature_b64u", Code::Signature, "it is not the agent's signature"));
     }
     Ok(Some(blocked))
+}
+
+/// Whether a URI is an address of http or https: a name or an address, and perhaps a port.
+fn is_web(uri: &str) -> bool {
+    let Some(rest) = uri.strip_prefix("https://").or_else(|| uri.strip_prefix("http://")) else { return false };
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let (host, port) = match authority.strip_prefix('[').map(|six| six.split_once(']')) {
+        Some(Some((six, port))) if six.parse::<Ipv6Addr>().is_ok() => (None, port),
+        Some(_) => return false,
+        None => match authority.split_once(':') {
+            Some((host, _)) => (Some(host), authority.get(host.len()..).unwrap_or_default()),
+            None => (Some(authority), ""),
+        },
+    };
+    let named = |host: &str| {
+        let letter = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
+        // What ends in a number is an address, and has to be one.
+        let number = host.rsplit('.').next().is_some_and(|last| last.starts_with(|c: char| c.is_ascii_digit()));
+        !host.is_empty() && host.bytes().all(letter) && (!number || host.parse::<Ipv4Addr>().is_ok())
+    };
+    let numbered = |port: &str| {
+        port.is_empty()
+            || port.strip_prefix(':').is_some_and(|port| port.parse::<u16>().is_ok() && !port.starts_with('+'))
+    };
+    host.is_none_or(named) && numbered(port)
 }
 
 /// Ascending by collation, which no two equal hosts are.

@@ -1,5 +1,6 @@
 //! Reading members of what has its shape, and seals.
 
+use super::shape;
 use claw::{
     Value, encoding,
     key::{Did, Verifier},
@@ -34,7 +35,7 @@ pub(super) fn flag(value: &Value, name: &str) -> Option<bool> {
 }
 
 pub(super) fn instant(value: &Value, name: &str) -> Option<Instant> {
-    Instant::parse(text(value, name))
+    shape::instant(text(value, name))
 }
 
 /// Whole milliseconds, in which Claw compares times.

@@ -154,6 +154,11 @@ fn an_egress_receipt_is_the_agents_and_consistent() {
         ("payload", "agent_did", value!("did:key:zOther"), "EVIDENCE_MISMATCH"),
         ("payload", "agent_did", value!("did:example:1"), "INVALID_DID_FORMAT"),
         ("payload", "clawproxy_url", value!("ftp://clawproxy.com/"), "MALFORMED_ENVELOPE"),
+        ("payload", "clawproxy_url", value!("https:///"), "MALFORMED_ENVELOPE"),
+        ("payload", "clawproxy_url", value!("https://a:99999/"), "MALFORMED_ENVELOPE"),
+        ("payload", "clawproxy_url", value!("https://a:x/"), "MALFORMED_ENVELOPE"),
+        ("payload", "clawproxy_url", value!("https://[::1"), "MALFORMED_ENVELOPE"),
+        ("payload", "clawproxy_url", value!("https://256.1.1.1/"), "MALFORMED_ENVELOPE"),
         ("payload", "policy_hash_b64u", value!("AAAAAAAAAAAA"), "HASH_MISMATCH"),
         ("payload", "allowed_proxy_destinations", value!(["b.example", "a.example"]), "MALFORMED_ENVELOPE"),
         ("payload", "allowed_proxy_destinations", value!(["a.example", "a.example"]), "MALFORMED_ENVELOPE"),
@@ -178,6 +183,30 @@ fn an_egress_receipt_is_the_agents_and_consistent() {
     seal(&mut sentinel, EGRESS, 0x55);
     seal(&mut sentinel, "", AGENT);
     refused(&sentinel, &enforcing(), "EVIDENCE_MISMATCH", &format!("{EGRESS}.signer_did"));
+}
+
+#[test]
+fn a_way_to_models_is_any_address_of_http() {
+    for url in
+        ["http://127.0.0.1:9481", "https://[::1]:8443/x?y#z", "https://clawproxy.com", "http://proxy.a-b.example/"]
+    {
+        let mut made = bundle("host_evidence");
+        set(&mut made, &format!("{EGRESS}.payload"), "clawproxy_url", text(url));
+        let payload = at(&mut made, &path(&format!("{EGRESS}.payload")));
+        let names = [
+            "policy_version",
+            "proofed_mode",
+            "clawproxy_url",
+            "allowed_proxy_destinations",
+            "allowed_child_destinations",
+            "direct_provider_access_blocked",
+        ];
+        let descriptor = Value::Object(names.map(|name| (name.into(), payload.get(name).unwrap().clone())).into());
+        set(payload, "", "policy_hash_b64u", text(&descriptor.insertion_hash().to_string()));
+        seal(&mut made, EGRESS, AGENT);
+        seal(&mut made, "", AGENT);
+        assert_eq!(fault(&made), None, "{url}");
+    }
 }
 
 #[test]

@@ -85,8 +85,19 @@ impl Files {
         if schema.get("const").is_some() || schema.get("enum").is_some() {
             put(here(), json!("another"));
         }
-        if let Some(form) = schema.get("format").and_then(Value::as_str) {
-            put(here(), json!(if form == "uri" { "not a uri" } else { "2026-03-01" }));
+        let dates = [
+            "2026-03-01",
+            "2026-03-01_00:00:00Z",
+            "2026-03-01T00:00:00",
+            "2026-12-31T23:59:60Z",
+            "2026-02-29T00:00:00Z",
+        ];
+        for bad in match schema.get("format").and_then(Value::as_str) {
+            Some("uri") => &["not a uri", "x", "https://a/%zz", "https://a b/"][..],
+            Some(_) => &dates[..],
+            None => &[],
+        } {
+            put(here(), json!(bad));
         }
         if let Some(pattern) = schema.get("pattern").and_then(Value::as_str) {
             for bad in against(pattern) {
