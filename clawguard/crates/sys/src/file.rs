@@ -17,7 +17,13 @@ pub fn replace(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     let mut temporary = path.as_os_str().to_owned();
     temporary.push(".new");
     let written = (|| {
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&temporary)?;
+        // What lies there already, from an earlier try or put there by somebody who may write in this directory, is neither followed
+        // nor written into: the new file is one of our own.
+        match fs::remove_file(&temporary) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary)?;
         file.write_all(content)?;
         file.sync_all()
     })();
@@ -71,6 +77,24 @@ mod tests {
         assert!(read_limited(&path, 2).is_err());
         assert_eq!(read_limited(&path, 3).unwrap(), b"two");
         fs::remove_file(path).unwrap();
+    }
+
+    #[test]
+    fn nobody_elses_link_is_followed_and_nobody_elses_file_is_written() {
+        use std::os::unix::fs::{PermissionsExt, symlink};
+        let directory = std::env::temp_dir().join(format!("clawguard-link-{}", std::process::id()));
+        fs::create_dir_all(&directory).unwrap();
+        let (path, other) = (directory.join("a.json"), directory.join("other"));
+        fs::write(&other, b"mine").unwrap();
+        symlink(&other, directory.join("a.json.new")).unwrap();
+        symlink(&other, &path).unwrap();
+        replace(&path, b"new", 0o600).unwrap();
+        assert_eq!((fs::read(&other).unwrap(), fs::read(&path).unwrap()), (b"mine".to_vec(), b"new".to_vec()));
+        fs::write(directory.join("a.json.new"), b"").unwrap();
+        fs::set_permissions(directory.join("a.json.new"), fs::Permissions::from_mode(0o666)).unwrap();
+        replace(&path, b"newer", 0o600).unwrap();
+        assert_eq!(fs::symlink_metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        fs::remove_dir_all(directory).unwrap();
     }
 
     #[test]
