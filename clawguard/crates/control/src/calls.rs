@@ -228,6 +228,14 @@ pub enum Called {
     Refused(Box<Call>),
 }
 
+impl Called {
+    /// Whether the daemon answers: somebody may wait for a record, but nobody for a beginning.
+    #[must_use]
+    pub const fn is_answered(&self) -> bool {
+        !matches!(self, Self::Begun(_))
+    }
+}
+
 /// A call that needs a person.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -113,7 +113,7 @@ pub enum Ask {
         /// Its hash.
         hash: String,
     },
-    /// Calls, for the record.
+    /// Calls, for the record. Not answered if all of them only begin.
     Calls(Vec<Called>),
     /// A person's word on a call: one that was given is used up by the answer.
     Approval(Box<Held>),

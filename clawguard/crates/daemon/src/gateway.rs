@@ -16,7 +16,7 @@ use std::{
 use claw::Hash;
 use clawguard_common::{Addr, Reason, protocol, side};
 use control::{
-    calls::Spawned,
+    calls::{Called, Spawned},
     channel::{Answer, Ask, LONGEST, Named, Question, Told},
 };
 use evidence::chain::Kind;
@@ -36,6 +36,7 @@ use tokio::{
 };
 
 use crate::{
+    calls::Past,
     config::{self, Config},
     contracts::Judged,
     core::{self, Core, Shared, failed},
@@ -52,7 +53,7 @@ const MOST_QUESTIONS: usize = 16;
 /// Questions that wait for news, beside those.
 const MOST_WAITS: usize = 16_384;
 /// Records that are written without a thread.
-const FEW: usize = 32;
+const FEW: usize = 128;
 /// How many of the daemon's blocking threads gateways may have at once, all together.
 pub(crate) const MOST_THREADS: usize = 2;
 /// Errands of a channel that are remembered, for when it ends.
@@ -378,7 +379,7 @@ pub(crate) async fn serve(channel: tokio::net::UnixStream, shared: Arc<Shared>) 
     let waits = Arc::new(Semaphore::new(MOST_WAITS));
     let taken = Arc::new(std::sync::Mutex::new(Vec::new()));
     let (mut answers, mut records) = (tokio::task::JoinSet::new(), tokio::task::JoinSet::new());
-    let mut read = BufReader::new(read).take(LONGEST as u64);
+    let mut read = BufReader::with_capacity(SHORT, read).take(LONGEST as u64);
     let mut line = String::new();
     loop {
         line.clear();
@@ -410,14 +411,21 @@ pub(crate) async fn serve(channel: tokio::net::UnixStream, shared: Arc<Shared>) 
         while answers.try_join_next().is_some() {}
         while records.try_join_next().is_some() {}
         if let Ask::Calls(called) = ask {
+            let answered = called.iter().any(Called::is_answered);
             // Sorted here, in the order in which they came; and recorded whatever becomes of the channel.
-            let told = under_way.sort(called);
-            records.spawn(async move {
-                if let Some(told) = recorded(&shared, told).await {
-                    write.write(id, told).await;
-                }
-                drop(place);
-            });
+            let past = under_way.sort(called);
+            if past.is_empty() && !answered {
+                continue;
+            }
+            match recorded_at_once(&shared, &past) {
+                Some(told) => write.write(id, told).await,
+                None => drop(records.spawn(async move {
+                    if let Some(told) = recorded(&shared, past).await {
+                        write.write(id, told).await;
+                    }
+                    drop(place);
+                })),
+            }
             continue;
         }
         answers.spawn(async move {
@@ -455,17 +463,19 @@ pub(crate) async fn serve(channel: tokio::net::UnixStream, shared: Arc<Shared>) 
     recorded(&shared, lost).await;
 }
 
+/// Records calls and answers, if they are a few lines of a file and nobody has the lock: nobody waits for a disk.
+fn recorded_at_once(shared: &Shared, calls: &[Past]) -> Option<Told> {
+    if calls.len() > FEW {
+        return None;
+    }
+    shared.try_lock().map(|mut core| core.record_calls(calls))
+}
+
 /// Answers once calls are recorded. The gateway never has more than a few of the threads on which the API's calls are answered
 /// too.
-async fn recorded(shared: &Arc<Shared>, calls: Vec<crate::calls::Past>) -> Option<Told> {
+async fn recorded(shared: &Arc<Shared>, calls: Vec<Past>) -> Option<Told> {
     if calls.is_empty() {
         return Some(Told::Noted);
-    }
-    // A few lines of a file, and nobody waits for a disk: that is done at once, unless somebody has the lock.
-    if calls.len() <= FEW
-        && let Some(mut core) = shared.try_lock()
-    {
-        return Some(core.record_calls(&calls));
     }
     let _thread = shared.gateway_threads.acquire().await.ok()?;
     let shared = Arc::clone(shared);

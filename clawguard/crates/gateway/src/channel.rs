@@ -2,33 +2,36 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    io,
+    io, mem,
     net::SocketAddr,
     os::fd::{AsFd, OwnedFd},
     path::Path,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
 };
 
+use bytes::{Buf, BytesMut};
 use control::{
     calls::Spawned,
     channel::{Answer, Ask, Errand, LONGEST, Names, Question, Told},
 };
 use tokio::{
-    io::{AsyncWriteExt, Interest},
+    io::Interest,
     net::{
         UnixStream,
         unix::{OwnedReadHalf, OwnedWriteHalf},
     },
-    sync::{mpsc, oneshot},
+    sync::{Notify, Semaphore, SemaphorePermit, oneshot},
 };
 
 /// An answer, and the two descriptors that came with it if it is a stdio server.
 type Answered = (Told, Option<(OwnedFd, OwnedFd)>);
+/// Takes an answer, at once. Dropped if the daemon hangs up.
+type Hears = Box<dyn FnOnce(Answered) + Send>;
 /// Questions that wait for their answers; `None` once the daemon hung up.
-type Waiting = Arc<Mutex<Option<HashMap<u64, oneshot::Sender<Answered>>>>>;
+type Waiting = Arc<Mutex<Option<HashMap<u64, Hears>>>>;
 
 /// Lines that wait to be written; more questions wait for a place.
 const MOST_LINES: usize = 64;
@@ -36,7 +39,7 @@ const MOST_LINES: usize = 64;
 /// Asks the daemon; many questions may be under way.
 pub(crate) struct Channel {
     last: AtomicU64,
-    lines: mpsc::Sender<String>,
+    out: Arc<Out>,
     waiting: Waiting,
 }
 
@@ -55,9 +58,9 @@ impl Drop for Waits {
 }
 
 /// A question as it is written.
-fn line(id: u64, ask: Ask) -> io::Result<String> {
-    let mut line = serde_json::to_string(&Question { id, ask }).map_err(io::Error::other)?;
-    line.push('\n');
+fn line(id: u64, ask: Ask) -> io::Result<Vec<u8>> {
+    let mut line = serde_json::to_vec(&Question { id, ask }).map_err(io::Error::other)?;
+    line.push(b'\n');
     // The daemon would hang up.
     if line.len() >= LONGEST {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "a question is too long for the daemon"));
@@ -87,10 +90,16 @@ impl Channel {
     pub(crate) fn over(stream: UnixStream) -> Self {
         let (read, write) = stream.into_split();
         let waiting: Waiting = Arc::new(Mutex::new(Some(HashMap::new())));
+        let places = Semaphore::new(MOST_LINES);
+        let out = Arc::new(Out { write, places, behind: Mutex::default(), more: Notify::new() });
         tokio::spawn(hand_out(read, Arc::clone(&waiting)));
-        let (lines, queue) = mpsc::channel(MOST_LINES);
-        tokio::spawn(write_down(write, queue, Arc::clone(&waiting)));
-        Self { last: AtomicU64::new(0), lines, waiting }
+        let (behind, hang_up) = (Arc::clone(&out), Arc::clone(&waiting));
+        tokio::spawn(async move {
+            behind.catch_up().await;
+            behind.places.close();
+            drop(lock(&hang_up).take());
+        });
+        Self { last: AtomicU64::new(0), out, waiting }
     }
 
     /// Asks and waits for the answer. May be given up at any time: a line that was begun is written to its end.
@@ -99,31 +108,34 @@ impl Channel {
     }
 
     async fn answered(&self, ask: Ask) -> io::Result<Answered> {
-        self.sent(ask).await?.await
+        let (sender, receiver) = oneshot::channel();
+        // Whoever asked may have given up. A server whose pipes close then has nobody to talk to, and ends.
+        let hears: Hears = Box::new(move |answered| drop(sender.send(answered)));
+        let _waits = Waits { id: self.send(ask, Some(hears)).await?, waiting: Arc::clone(&self.waiting) };
+        receiver.await.map_err(|_| hung_up())
     }
 
-    /// Asks, and answers how to wait for the answer: what is asked afterwards is heard afterwards, whoever waits meanwhile.
-    pub(crate) async fn begin(&self, ask: Ask) -> io::Result<impl Future<Output = io::Result<Told>> + Send + 'static> {
-        let answered = self.sent(ask).await?;
-        Ok(async move { answered.await.map(|(told, _)| told) })
+    /// Asks, and has the answer taken by whoever reads it: what is asked afterwards is heard afterwards, whoever waits meanwhile.
+    pub(crate) async fn begin(&self, ask: Ask, hears: impl FnOnce(Told) + Send + 'static) -> io::Result<()> {
+        self.send(ask, Some(Box::new(|(told, _)| hears(told)))).await.map(drop)
     }
 
-    async fn sent(&self, ask: Ask) -> io::Result<impl Future<Output = io::Result<Answered>> + Send + 'static> {
+    /// Tells what is not answered.
+    pub(crate) async fn tell(&self, ask: Ask) -> io::Result<()> {
+        self.send(ask, None).await.map(drop)
+    }
+
+    async fn send(&self, ask: Ask, hears: Option<Hears>) -> io::Result<u64> {
         let id = self.last.fetch_add(1, Ordering::Relaxed) + 1;
         let line = line(id, ask)?;
-        let place = self.lines.reserve().await.map_err(|_| hung_up())?;
-        let (sender, receiver) = oneshot::channel();
-        match lock(&self.waiting).as_mut() {
-            Some(waiting) => drop(waiting.insert(id, sender)),
-            None => return Err(hung_up()),
+        let place = self.out.places.acquire().await.map_err(|_| hung_up())?;
+        match (lock(&self.waiting).as_mut(), hears) {
+            (Some(waiting), Some(hears)) => drop(waiting.insert(id, hears)),
+            (Some(_), None) => {}
+            (None, _) => return Err(hung_up()),
         }
-        let waits = Waits { id, waiting: Arc::clone(&self.waiting) };
-        place.send(line);
-        Ok(async move {
-            let answered = receiver.await.map_err(|_| hung_up());
-            drop(waits);
-            answered
-        })
+        self.out.write(&line, place)?;
+        Ok(id)
     }
 
     /// Where to listen: for scrapers, for MCP and for models; and what the guard of names needs.
@@ -163,15 +175,72 @@ impl Channel {
     }
 }
 
-fn lock(waiting: &Waiting) -> std::sync::MutexGuard<'_, Option<HashMap<u64, oneshot::Sender<Answered>>>> {
-    waiting.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The way to the daemon. What fits is written at once, by whoever asks; no line is left half written.
+struct Out {
+    write: OwnedWriteHalf,
+    places: Semaphore,
+    behind: Mutex<Behind>,
+    more: Notify,
+}
+
+/// What did not fit, and how many lines' places that takes.
+#[derive(Default)]
+struct Behind {
+    bytes: BytesMut,
+    lines: usize,
+}
+
+impl Out {
+    fn write(&self, line: &[u8], place: SemaphorePermit<'_>) -> io::Result<()> {
+        let mut behind = lock(&self.behind);
+        let sent = if behind.bytes.is_empty() { self.try_write(line)? } else { 0 };
+        if sent < line.len() {
+            behind.bytes.extend_from_slice(&line[sent..]);
+            behind.lines += 1;
+            place.forget();
+            self.more.notify_one();
+        }
+        Ok(())
+    }
+
+    fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        match self.write.try_write(bytes) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
+            written => written,
+        }
+    }
+
+    /// Writes what did not fit, until the daemon hangs up.
+    async fn catch_up(&self) {
+        loop {
+            self.more.notified().await;
+            loop {
+                if self.write.writable().await.is_err() {
+                    return;
+                }
+                let mut behind = lock(&self.behind);
+                let Ok(sent) = self.try_write(&behind.bytes) else { return };
+                behind.bytes.advance(sent);
+                if behind.bytes.is_empty() {
+                    behind.bytes = BytesMut::new();
+                    self.places.add_permits(mem::take(&mut behind.lines));
+                    break;
+                }
+            }
+        }
+    }
 }
 
 /// Gives each answer to whoever waits for it, until the daemon hangs up.
 async fn hand_out(read: OwnedReadHalf, waiting: Waiting) {
-    let mut lines = Lines { read, have: Vec::new(), looked: 0, descriptors: VecDeque::new() };
+    let mut lines =
+        Lines { read, room: vec![0; AT_ONCE], have: Vec::new(), given: 0, looked: 0, descriptors: VecDeque::new() };
     while let Ok(line) = lines.next().await {
-        let Ok(answer) = serde_json::from_slice::<Answer>(&line) else { break };
+        let Ok(answer) = serde_json::from_slice::<Answer>(line) else { break };
         let descriptors = match &answer.told {
             // They came no later than the line's first byte.
             Told::Spawned(Spawned::Running { .. }) => {
@@ -182,10 +251,9 @@ async fn hand_out(read: OwnedReadHalf, waiting: Waiting) {
             }
             _ => None,
         };
-        let waits = lock(&waiting).as_mut().and_then(|waiting| waiting.remove(&answer.id));
-        if let Some(sender) = waits {
-            // Whoever asked may have given up. A server whose pipes close then has nobody to talk to, and ends.
-            let _ = sender.send((answer.told, descriptors));
+        let hears = lock(&waiting).as_mut().and_then(|waiting| waiting.remove(&answer.id));
+        if let Some(hears) = hears {
+            hears((answer.told, descriptors));
         }
     }
     // Whoever waits learns it by its sender's end.
@@ -195,7 +263,10 @@ async fn hand_out(read: OwnedReadHalf, waiting: Waiting) {
 /// Lines of the channel, with the descriptors that come beside them.
 struct Lines {
     read: OwnedReadHalf,
+    room: Vec<u8>,
     have: Vec<u8>,
+    /// Where the line that was given out last ends.
+    given: usize,
     /// How many of those bytes are known to have no end of line among them.
     looked: usize,
     descriptors: VecDeque<OwnedFd>,
@@ -207,43 +278,51 @@ const AT_ONCE: usize = 64 << 10;
 const MOST_DESCRIPTORS: usize = 64;
 
 impl Lines {
-    async fn next(&mut self) -> io::Result<Vec<u8>> {
+    async fn next(&mut self) -> io::Result<&[u8]> {
         loop {
             if let Some(end) = self.have[self.looked..].iter().position(|byte| *byte == b'\n') {
-                let rest = self.have.split_off(self.looked + end + 1);
-                self.looked = 0;
-                return Ok(std::mem::replace(&mut self.have, rest));
+                let from = mem::replace(&mut self.given, self.looked + end + 1);
+                self.looked = self.given;
+                return Ok(&self.have[from..self.given]);
             }
+            // One long line does not keep its room.
+            if self.given == self.have.len() && self.have.capacity() > AT_ONCE {
+                self.have = Vec::new();
+            }
+            self.have.drain(..mem::take(&mut self.given).min(self.have.len()));
             self.looked = self.have.len();
             if self.have.len() > LONGEST || self.descriptors.len() > MOST_DESCRIPTORS {
                 return Err(io::ErrorKind::InvalidData.into());
             }
-            let socket: &UnixStream = self.read.as_ref();
-            socket.readable().await?;
-            let (have, descriptors) = (&mut self.have, &mut self.descriptors);
-            let before = have.len();
-            have.resize(before + AT_ONCE, 0);
-            let came = socket
-                .try_io(Interest::READABLE, || sys::rights::receive(socket.as_fd(), &mut have[before..], descriptors));
-            have.truncate(before + came.as_ref().copied().unwrap_or(0));
-            match came {
-                Ok(0) => return Err(hung_up()),
-                Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Err(error),
-            }
+            self.more().await?;
         }
     }
-}
 
-/// Writes one line after the other, until the daemon hangs up.
-async fn write_down(mut write: OwnedWriteHalf, mut queue: mpsc::Receiver<String>, waiting: Waiting) {
-    while let Some(line) = queue.recv().await {
-        if write.write_all(line.as_bytes()).await.is_err() {
-            break;
+    /// Reads once.
+    async fn more(&mut self) -> io::Result<()> {
+        let socket: &UnixStream = self.read.as_ref();
+        socket.readable().await?;
+        let mut came = Ok(0);
+        let tried = socket.try_io(Interest::READABLE, || {
+            let before = self.descriptors.len();
+            came = sys::rights::receive(socket.as_fd(), &mut self.room, &mut self.descriptors);
+            let nothing_more = match &came {
+                // Where there was room for more, and no descriptors ended it, the kernel need not be asked whether there is more.
+                Ok(count) => (1..self.room.len()).contains(count) && self.descriptors.len() == before,
+                Err(error) => error.kind() == io::ErrorKind::WouldBlock,
+            };
+            if nothing_more { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
+        });
+        match came {
+            Ok(0) if tried.is_ok() => Err(hung_up()),
+            Ok(count) => {
+                self.have.extend_from_slice(&self.room[..count]);
+                Ok(())
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
+            Err(error) => Err(error),
         }
     }
-    drop(lock(&waiting).take());
 }
 
 impl crate::names::Daemon for Channel {
@@ -256,7 +335,7 @@ impl crate::names::Daemon for Channel {
 mod tests {
     use std::time::Duration;
 
-    use tokio::io::{AsyncBufReadExt, BufReader};
+    use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 
     use super::*;
 
@@ -294,6 +373,35 @@ mod tests {
         assert!(asked.is_err());
         let line = BufReader::new(daemon).lines().next_line().await.unwrap().unwrap();
         assert_eq!(serde_json::from_str::<Question>(&line).unwrap().ask, Ask::Metrics);
+    }
+
+    #[tokio::test]
+    async fn what_is_told_is_written_in_its_order_whether_somebody_waits_or_not() {
+        let (channel, daemon) = pair("order").await;
+        let (heard, hears) = std::sync::mpsc::channel();
+        // More than the socket holds while nobody reads.
+        let long = "a".repeat(1 << 20);
+        for (token, answered) in [("1", false), (long.as_str(), true), ("2", false), ("3", true)] {
+            let (ask, heard) = (Ask::Revoked { tokens: vec![token.into()] }, heard.clone());
+            let hears = move |told| heard.send(told).unwrap();
+            if answered { channel.begin(ask, hears).await.unwrap() } else { channel.tell(ask).await.unwrap() }
+        }
+        let mut lines = BufReader::new(daemon).lines();
+        for token in ["1", &long, "2", "3"] {
+            let question: Question = serde_json::from_str(&lines.next_line().await.unwrap().unwrap()).unwrap();
+            assert_eq!(question.ask, Ask::Revoked { tokens: vec![token.into()] });
+        }
+        // In one go, and in pieces.
+        let mut daemon = lines.into_inner();
+        let answer = |id| serde_json::to_string(&Answer { id, told: Told::Metrics(id.to_string()) }).unwrap();
+        let (second, fourth) = (answer(2), answer(4));
+        let (begin, end) = fourth.split_at(9);
+        daemon.write_all(format!("{second}\n{begin}").as_bytes()).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        daemon.write_all(format!("{end}\n").as_bytes()).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        assert_eq!(hears.try_iter().collect::<Vec<_>>(), ["2", "4"].map(|id| Told::Metrics(id.into())));
+        assert_eq!(lock(&channel.waiting).as_ref().unwrap().len(), 0);
     }
 
     #[tokio::test]

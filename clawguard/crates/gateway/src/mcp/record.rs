@@ -125,21 +125,24 @@ impl Recorder {
                     break;
                 }
                 let (calls, waiting): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
-                let told = daemon.begin(Ask::Calls(calls)).await?;
+                if !calls.iter().any(Called::is_answered) {
+                    daemon.tell(Ask::Calls(calls)).await?;
+                    continue;
+                }
                 let waiting: Vec<_> = waiting.into_iter().flatten().collect();
-                tokio::spawn(async move {
-                    let answer = match told.await {
-                        Ok(Told::Noted) => Ok(()),
-                        Ok(Told::Unrecorded(why)) => Err(Unrecorded(why.into())),
-                        Ok(_) => Err(Unrecorded("the daemon said something else".into())),
-                        Err(error) => Err(Unrecorded(error.to_string().into())),
+                let hears = move |told| {
+                    let answer = match told {
+                        Told::Noted => Ok(()),
+                        Told::Unrecorded(why) => Err(Unrecorded(why.into())),
+                        _ => Err(Unrecorded("the daemon said something else".into())),
                     };
                     for waits in waiting {
                         // Whoever waited may have gone.
                         let _ = waits.send(answer.clone());
                     }
                     drop(place);
-                });
+                };
+                daemon.begin(Ask::Calls(calls), hears).await?;
             }
         }
     }

@@ -158,7 +158,11 @@ async fn serve_daemon(daemon: Arc<Daemon>, stream: UnixStream) {
         let Question { id, ask } = serde_json::from_str(&line).unwrap();
         let (daemon, write) = (Arc::clone(&daemon), Arc::clone(&write));
         tokio::spawn(async move {
+            let answered = !matches!(&ask, Ask::Calls(calls) if !calls.iter().any(Called::is_answered));
             let told = daemon.answer(ask).await;
+            if !answered {
+                return;
+            }
             let text = serde_json::to_string(&Answer { id, told }).unwrap() + "\n";
             let _ = write.lock().await.write_all(text.as_bytes()).await;
         });
