@@ -1,6 +1,10 @@
 //! A request's way to the server and its answer's way back, judged on both.
 
-use std::sync::Arc;
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{self, Poll},
+};
 
 use bytes::Bytes;
 use hyper::{HeaderMap, Method, Response, StatusCode, header};
@@ -47,6 +51,36 @@ pub(crate) enum Cut {
     Failed(Failure),
 }
 
+/// Work that goes on by itself if whoever waits for it gives up.
+pub(crate) struct GoesOn<T: Send + 'static>(Option<Pin<Box<dyn Future<Output = T> + Send>>>);
+
+impl<T: Send + 'static> GoesOn<T> {
+    pub(crate) fn new(work: Pin<Box<impl Future<Output = T> + Send + 'static>>) -> Self {
+        Self(Some(work))
+    }
+}
+
+impl<T: Send + 'static> Future for GoesOn<T> {
+    type Output = T;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<T> {
+        let Some(mut work) = self.0.take() else { return Poll::Pending };
+        let polled = work.as_mut().poll(cx);
+        if polled.is_pending() {
+            self.0 = Some(work);
+        }
+        polled
+    }
+}
+
+impl<T: Send + 'static> Drop for GoesOn<T> {
+    fn drop(&mut self) {
+        if let Some(work) = self.0.take() {
+            tokio::spawn(work);
+        }
+    }
+}
+
 impl Context {
     /// Sends a request.
     pub(crate) async fn open(
@@ -77,7 +111,7 @@ impl Context {
         let headers = headers(upstream, passed);
         let mut answer = http.send(Method::POST, http.target(), headers, body).await?;
         let status = answer.status;
-        let session = answer.headers.get(SESSION).cloned();
+        let session = answer.headers.get(SESSION).map(alone);
         let kind = answer.headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
         let kind = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
         let limit = self.limit();
@@ -278,6 +312,11 @@ pub(crate) fn headers(upstream: Option<&header::HeaderValue>, passed: &HeaderMap
         headers.insert(SESSION, name.clone());
     }
     headers
+}
+
+/// A header's value by itself: as it came, it keeps all that it came with in memory.
+pub(crate) fn alone(value: &header::HeaderValue) -> header::HeaderValue {
+    header::HeaderValue::from_bytes(value.as_bytes()).unwrap_or_else(|_| value.clone())
 }
 
 /// Reads what a client sent.

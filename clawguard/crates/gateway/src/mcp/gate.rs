@@ -22,7 +22,7 @@ use tokio::{
 
 use super::{
     answer::{plain, reply},
-    carry::read,
+    carry::{alone, read},
     context::Context,
     data::Data,
     limits::{LARGE, Limits, Room},
@@ -148,7 +148,7 @@ impl Gate {
         let whose = Whose { slot: caller.slot, key: caller.key, server: server.rules.name.as_str().into() };
         let mut passed = HeaderMap::new();
         if let Some(version) = version.filter(|_| !modern) {
-            passed.insert(checks::VERSION, version.clone());
+            passed.insert(checks::VERSION, alone(version));
         }
         let mut context = Context {
             gate: Arc::clone(&self),

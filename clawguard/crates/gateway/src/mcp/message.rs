@@ -20,7 +20,7 @@ use super::{
     answer::{self, plain, reply},
     ask::{Asks, CLIENT_CAPABILITIES, Kind, asks, told},
     call::{Arguments, Pending, Refused, Subject},
-    carry::Opened,
+    carry::{GoesOn, Opened},
     context::Context,
     gate::no_session,
     reply::{self as replies, Reply, SESSION},
@@ -320,17 +320,10 @@ impl Context {
             Arc::make_mut(&mut self).passed = passed;
         }
         let pending = Pending { kind, began, until };
-        let is_tool = pending.kind == Kind::Tool;
-        if is_tool && self.era == Era::Legacy {
-            // In this era a client that hangs up has not cancelled its call.
-            let id = request.id.clone();
-            let carried = tokio::spawn(Arc::clone(&self).carry(session, request, pending)).await;
-            return carried.unwrap_or_else(|_| {
-                let text = "the call was not finished";
-                reply(StatusCode::OK, &message::error(Some(id), code::INTERNAL, text, None))
-            });
-        }
-        self.carry(session, request, pending).await
+        // In this era a client that hangs up has not cancelled its call.
+        let goes_on = self.era == Era::Legacy && pending.kind == Kind::Tool;
+        let carried = Box::pin(self.carry(session, request, pending));
+        if goes_on { GoesOn::new(carried).await } else { carried.await }
     }
 
     async fn tool(

@@ -85,7 +85,7 @@ pub(crate) async fn pump(context: Arc<Context>, way: Way, out: mpsc::Sender<Byte
                         session.keep(id, pending);
                         return;
                     }
-                    context.finish(&session, id, pending, arrivals).await;
+                    Box::pin(context.finish(&session, id, pending, arrivals)).await;
                     return;
                 }
                 () = watched.changed(), if listens => {
@@ -121,13 +121,13 @@ pub(crate) async fn pump(context: Arc<Context>, way: Way, out: mpsc::Sender<Byte
                 }
             }
             Some(Message::Response(response)) if response.id.as_ref() == Some(&id) => {
-                let settled = context.settle(&session, &id, pending, response).await;
+                let settled = Box::pin(context.settle(&session, &id, pending, response)).await;
                 drop(out.send(event(arrived.id, arrived.retry, Some(&settled))).await);
                 drop(asked);
                 return;
             }
             Some(message) => {
-                if let Some(message) = context.inward(&session, message).await
+                if let Some(message) = Box::pin(context.inward(&session, message)).await
                     && let Err(cut) =
                         until(&pending, pass(&out, event(arrived.id, arrived.retry, Some(&message)))).await
                 {
@@ -136,7 +136,7 @@ pub(crate) async fn pump(context: Arc<Context>, way: Way, out: mpsc::Sender<Byte
             }
         }
     };
-    let message = context.cut(&session, &id, is_tool, pending, cut).await;
+    let message = Box::pin(context.cut(&session, &id, is_tool, pending, cut)).await;
     drop(out.send(event(None, None, Some(&message))).await);
 }
 
@@ -322,7 +322,7 @@ impl Context {
                                 drop(out.send(event(arrived.id, arrived.retry, None)).await);
                                 continue;
                             }
-                            Some(message) => self.inward(&session, message).await,
+                            Some(message) => Box::pin(self.inward(&session, message)).await,
                         };
                         if let Some(message) = message {
                             drop(out.send(event(arrived.id, arrived.retry, Some(&message))).await);

@@ -2,8 +2,9 @@ use std::sync::Arc;
 
 use control::calls::{Pin, Standing};
 use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt;
 
-use super::world::{Served, World, call, echo, usual};
+use super::world::{PORT, Served, World, call, echo, usual};
 
 fn guard() -> Value {
     json!({ "tools": { "allow": ["crm/get_*", "crm/update_case"], "deny": ["crm/get_secret"], "approve": ["crm/delete_case"] } })
@@ -202,4 +203,26 @@ async fn two_calls_at_once_have_their_own_answers() {
         assert_eq!(answer["id"], n);
         assert_eq!(answer["result"]["content"][0]["text"], format!("{{\"n\":{n}}}"));
     }
+}
+
+#[tokio::test]
+async fn in_the_era_of_sessions_a_client_that_hangs_up_has_not_cancelled_its_call() {
+    let world = World::new(guard(), echo(TOOLS)).await;
+    let session = world.session().await;
+    world.call(&session, "get_case", json!({})).await;
+    let body = call(8, "get_case", &json!({})).to_string();
+    let mut stream = tokio::net::TcpStream::connect(world.at).await.unwrap();
+    let head = format!(
+        "POST /s/crm/mcp HTTP/1.1\r\nHost: 127.0.0.1:{PORT}\r\nContent-Type: application/json\r\n\
+         Accept: application/json, text/event-stream\r\nMcp-Session-Id: {session}\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    drop(stream);
+    let ended = |world: &World| {
+        let records = world.daemon.records();
+        records.iter().filter_map(|record| record["ended"]["status"].as_str().map(str::to_owned)).collect::<Vec<_>>()
+    };
+    world.eventually("the end of a call that nobody waits for", |world| ended(world).len() == 2).await;
+    assert_eq!((ended(&world), world.heard("tools/call").len()), (vec!["ok".into(), "ok".into()], 2));
 }

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use hyper::HeaderMap;
 use mcp::{
     json,
     message::Message,
@@ -41,7 +42,9 @@ impl Arrivals {
         Self { from: From::Body(Some(answer)), limit }
     }
 
-    pub(crate) fn events(answer: Answer, limit: usize) -> Self {
+    pub(crate) fn events(mut answer: Answer, limit: usize) -> Self {
+        // They lie in what was read first, for as long as there are events.
+        answer.headers = HeaderMap::new();
         Self { from: From::Events { answer, decoder: Decoder::new(limit), ready: VecDeque::new() }, limit }
     }
 
