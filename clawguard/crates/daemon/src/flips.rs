@@ -10,7 +10,7 @@ use evidence::chain::Kind;
 use fence::{AgentName, Numbering, Scope};
 use policy::Group;
 use serde_json::json;
-use switch::{Actor, Change, Flipped, Kill, Mode, Proof, State, Target, Whose};
+use switch::{Actor, Change, Flipped, Kill, Mode, Proof, State, Target, Wanted, Whose};
 
 use crate::{
     audit::Ticket,
@@ -18,6 +18,9 @@ use crate::{
     core::{Answer, Core, SWITCH, failed, refuse},
     rules::Word,
 };
+
+/// What tells endpoints apart.
+const KERNEL: &str = "kernel";
 
 fn word(proof: Proof) -> String {
     match proof {
@@ -139,7 +142,7 @@ impl Core {
         let kernel = group.built_in().is_some() || has(|contract| &contract.kernel_groups);
         let tools = (group.built_in().is_some() && !endpoints_alone) || self.server_of(group).is_some();
         let gateway = (tools && !self.servers.is_empty()) || has(|contract| &contract.gateway_groups);
-        let parts = [(kernel, "kernel"), (gateway, "gateway")];
+        let parts = [(kernel, KERNEL), (gateway, "gateway")];
         parts.into_iter().filter(|(there, _)| *there).map(|(_, word)| word.to_owned()).collect()
     }
 
@@ -417,8 +420,14 @@ impl Core {
             }
             self.save_switch(&flip.next)
         };
-        let mut done =
-            switch::apply(&self.fence, canary.as_mut(), scope, &groups, &flip.targets, flip.started, persist);
+        let wanted = Wanted {
+            scope,
+            groups: &groups,
+            kernel: flip.enforced_by.iter().any(|by| by == KERNEL),
+            targets: &flip.targets,
+            started: flip.started,
+        };
+        let mut done = switch::apply(&self.fence, canary.as_mut(), wanted, persist);
         self.canary = canary;
         self.shut_stand_ins(&flip.targets);
         self.end_servers(&doomed, &format!("its group is killed: {}", flip.flip_id));

@@ -36,6 +36,21 @@ pub enum Proof {
     Unknown,
 }
 
+/// What a flip is to do.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted<'a> {
+    /// For whom.
+    pub scope: Scope,
+    /// Everything that is killed in `scope` from then on.
+    pub groups: &'a Groups,
+    /// Whether the kernel tells it apart. If not, no flow of it lives.
+    pub kernel: bool,
+    /// What the canary tries.
+    pub targets: &'a [Target],
+    /// When it was asked for.
+    pub started: Instant,
+}
+
 /// What a flip did.
 #[derive(Clone, Debug)]
 pub struct Flipped {
@@ -55,18 +70,16 @@ pub struct Flipped {
     pub trouble: Option<String>,
 }
 
-/// Carries a change out: `groups` is everything that is killed in `scope` from now on. `persist` writes the new state
-/// down. What takes something away is in force before anything is written, and goes on whatever fails, because stopping
-/// matters more than remembering; what gives something back is written down first, or not given.
+/// Carries a change out. `persist` writes the new state down. What takes something away is in force before anything is written,
+/// and goes on whatever fails, because stopping matters more than remembering; what gives something back is written down first,
+/// or not given.
 pub fn apply(
     fence: &Fence,
     mut canary: Option<&mut Canary>,
-    scope: Scope,
-    groups: &Groups,
-    targets: &[Target],
-    started: Instant,
+    wanted: Wanted<'_>,
     persist: impl FnOnce() -> io::Result<()>,
 ) -> Flipped {
+    let Wanted { scope, groups, kernel, targets, started } = wanted;
     let was = fence.killed(scope).unwrap_or_default();
     let killing = groups.0.iter().zip(was.0).any(|(new, old)| new & !old != 0);
     let patience = if killing { HURRIED } else { Canary::PATIENCE };
@@ -94,7 +107,7 @@ pub fn apply(
         fence.set_killed(scope, &goal);
     }
     // From here on a daemon that ends finds the kill on disk. No packet of these flows has passed since the map was written.
-    if killing {
+    if killing && kernel {
         match end_flows(fence, scope, groups) {
             Ok(severed) => flipped.severed = severed,
             Err(error) => flipped.trouble = Some(format!("the live connections could not be ended: {error}")),

@@ -8,6 +8,6 @@ mod flip;
 mod numbers;
 mod state;
 
-pub use flip::{Flipped, Proof, Target, apply, rehearse};
+pub use flip::{Flipped, Proof, Target, Wanted, apply, rehearse};
 pub use numbers::{Full, Numbers};
 pub use state::{Actor, Change, Kill, Mode, State, Whose};
