@@ -57,6 +57,18 @@ fn a_dropped_doubled_or_swapped_record_is_found_where_it_is() {
 }
 
 #[test]
+fn a_record_that_follows_under_another_number_is_out_of_order() {
+    let mut lines = chain();
+    lines.truncate(4);
+    let head = verify(&lines).unwrap().head();
+    for next in [0, 3, 5] {
+        let (line, _) = Head { next, ..head }.append(Kind::Flip, Instant(1), json!({}));
+        let forged = [&lines[..], &[line]].concat();
+        assert_eq!(verify(&forged).unwrap_err().fault, Fault::Sequence { found: next, expected: 4 });
+    }
+}
+
+#[test]
 fn a_half_written_last_record_is_told_apart() {
     let mut lines = chain();
     let last = lines.pop().unwrap();
