@@ -28,7 +28,8 @@ use tokio::{
 
 use crate::mcp::gate::Gate;
 
-/// Connections at once; more wait in the socket's queue.
+/// Connections at once. More are hung up on: what waited in the socket's queue would be counted by the kernel and told of by nobody, and
+/// the jobs that have many would make it look as if another one's were hidden.
 const MOST_CONNECTIONS: usize = 8192;
 /// How long a request's head may take.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -52,7 +53,6 @@ pub(crate) async fn accept<F: Future<Output = ()> + Send + 'static>(
 ) {
     let places = Arc::new(Semaphore::new(MOST_CONNECTIONS));
     loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
@@ -66,7 +66,8 @@ pub(crate) async fn accept<F: Future<Output = ()> + Send + 'static>(
             continue;
         };
         // Whoever has so many is hung up on, and takes no place from others.
-        let Ok(room) = Arc::clone(&gate.limits.room(slot).connections).try_acquire_owned() else {
+        let room = Arc::clone(&gate.limits.room(slot).connections).try_acquire_owned();
+        let (Ok(room), Ok(place)) = (room, Arc::clone(&places).try_acquire_owned()) else {
             away(slot);
             continue;
         };

@@ -90,7 +90,7 @@ impl Gate {
         match route(&head.method, head.uri.path()) {
             Route::Health => self.health(),
             Route::Did => self.did(),
-            Route::Receipt(nonce) => self.receipt(&connection, nonce, head.uri.query()),
+            Route::Receipt(nonce) => self.receipt(&connection, nonce, head.uri.query()).await,
             Route::Call(api) => self.call(&connection, &head, body, api).await,
             Route::Method => answers::last(
                 StatusCode::METHOD_NOT_ALLOWED,
@@ -144,9 +144,9 @@ impl Gate {
     }
 
     /// The receipt of one of the caller's own calls.
-    fn receipt(&self, connection: &Connection, nonce: &str, query: Option<&str>) -> Response<Outgoing> {
+    async fn receipt(&self, connection: &Connection, nonce: &str, query: Option<&str>) -> Response<Outgoing> {
         let not_found = |why: &str| answers::last(StatusCode::NOT_FOUND, "RECEIPT_NOT_FOUND", why);
-        let kept = match self.receipts.ask(connection.caller.key, nonce) {
+        let kept = match self.receipts.wait(connection.caller.key, nonce).await {
             Known::Unknown => return not_found("no call of this job's of late was called so"),
             Known::UnderWay => {
                 let why = "the call is under way; its receipt is there when it has ended";

@@ -38,11 +38,6 @@ pub(crate) async fn serve(port: u16, shared: &Arc<Shared>, known: &watch::Receiv
     let gate = Arc::new(Gate::new(port, Arc::clone(shared)));
     match shared.daemon.ask(Ask::Models { port: at }).await? {
         Told::Noted => {}
-        Told::Unrecorded(why) => {
-            // MCP is served all the same.
-            tracing::warn!(why, "no models are served");
-            return std::future::pending().await;
-        }
         _ => return Err(io::ErrorKind::InvalidData.into()),
     }
     tracing::info!(port, at, "serving models");

@@ -6,8 +6,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use tokio::{sync::Notify, time::timeout};
+
 /// How long a receipt may be asked for, and its name is not given to another call.
 const KEPT: Duration = Duration::from_secs(300);
+/// How long whoever asks for the receipt of a call that is under way waits for it.
+const MOMENT: Duration = Duration::from_secs(2);
 /// Bytes of the receipts that are kept; beyond, the oldest are forgotten.
 const MOST_BYTES: usize = 32 << 20;
 /// Bytes that a name may have.
@@ -56,6 +60,8 @@ struct Known {
 #[derive(Default)]
 pub(crate) struct Receipts {
     known: Mutex<Known>,
+    /// Rung when a call has ended.
+    ended: Notify,
 }
 
 /// Holds a call's name. A call that ends without a word leaves its name free.
@@ -82,6 +88,22 @@ impl Receipts {
         known.names.insert(name.clone(), State::UnderWay);
         drop(known);
         Some(Ticket { receipts: Arc::clone(self), name })
+    }
+
+    /// How the receipt of a job's call stands, once it has ended or a moment has passed: clients stop reading at the last event, and
+    /// ask before the stream has ended behind it.
+    pub(crate) async fn wait(&self, key: u64, name: &str) -> Asked {
+        let ended = async {
+            loop {
+                let rung = self.ended.notified();
+                let asked = self.ask(key, name);
+                if asked != Asked::UnderWay {
+                    return asked;
+                }
+                rung.await;
+            }
+        };
+        timeout(MOMENT, ended).await.unwrap_or(Asked::UnderWay)
     }
 
     /// How the receipt of a job's call stands. Those of other jobs are not there.
@@ -124,6 +146,8 @@ impl Ticket {
         known.ended.push_back((Instant::now(), self.name.clone(), bytes));
         known.bytes += bytes;
         known.forget(Instant::now());
+        drop(known);
+        self.receipts.ended.notify_waiters();
     }
 }
 

@@ -51,8 +51,9 @@ enum Words {
 
 /// Reads a request. What is read is what is sent: the model that the provider will see, and nothing that it could read otherwise.
 pub(crate) fn read(api: Api<'_>, query: Query, body: &Json, proxied: bool) -> Result<Asked, Flaw> {
-    if !body.is_object() {
-        return Err(Flaw::Request("the body is no JSON object"));
+    let Some(members) = body.as_object() else { return Err(Flaw::Request("the body is no JSON object")) };
+    if !members.iter().all(|(name, _)| is_read_one_way(name)) {
+        return Err(Flaw::Request("a member's name is one that readers which pass over case would take for another"));
     }
     let openai =
         || if body.get("input").is_some() && body.get("messages").is_none() { Words::Responses } else { Words::Chat };
@@ -104,6 +105,18 @@ pub(crate) fn read(api: Api<'_>, query: Query, body: &Json, proxied: bool) -> Re
             Words::Chat | Words::Responses => Credential::Bearer,
         },
     })
+}
+
+/// Members by which a call is judged.
+const JUDGED: [&str; 12] = [
+    "model", "stream", "tools", "messages", "input", "prompt", "container", "mcp_servers", "extra_body", "web_search_options", "contents",
+    "functions",
+];
+
+/// Whether a member's name is the same one to every reader. Some providers' servers pass over case (Go's encoding/json, with what
+/// Unicode folds to ASCII): `Model` behind `model` would be the model that they call.
+fn is_read_one_way(name: &str) -> bool {
+    name.is_ascii() && JUDGED.iter().all(|judged| *judged == name || !judged.eq_ignore_ascii_case(name))
 }
 
 fn target(api: Api<'_>, query: Query, provider: &str, words: Words, proxied: bool) -> String {

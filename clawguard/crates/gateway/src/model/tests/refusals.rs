@@ -62,6 +62,10 @@ async fn what_could_be_read_in_two_ways_is_not_read_at_all() {
         r#"{"model":"a","stream":1}"#,
         "\u{feff}{\"model\":\"a\"}",
         r#"{"model":"\ud800"}"#,
+        // What passes over case, as some servers do, would call another model, or a tool of its own.
+        r#"{"model":"a","Model":"b"}"#,
+        r#"{"model":"a","TOOLS":[{"type":"web_search"}]}"#,
+        "{\"model\":\"a\",\"tool\u{17f}\":[{\"type\":\"web_search\"}]}",
     ] {
         assert_eq!(refused(&mut world, CHAT, &[], body).await, (400, "INVALID_REQUEST".into()));
     }

@@ -84,6 +84,23 @@ async fn a_client_that_has_heard_all_may_go_before_the_stream_ends() {
 }
 
 #[tokio::test]
+async fn whoever_asks_for_the_receipt_at_the_last_event_gets_it() {
+    let world = World::open().await;
+    let steps = world.provider.steps();
+    let mut client = world.send("POST", CHAT, &[("x-idempotency-key", "n")], ASKED).await;
+    steps.send(Step::Send(EVENTS.into())).unwrap();
+    steps.send(chunk(DONE)).unwrap();
+    let head = client.head().await;
+    assert_eq!(client.piece(&head).await.as_deref(), Some(DONE));
+    let end = async {
+        sleep(Duration::from_millis(200)).await;
+        steps.send(Step::Send(b"0\r\n\r\n".to_vec())).unwrap();
+    };
+    let (got, ()) = tokio::join!(world.get("/v1/receipt/n"), end);
+    assert_eq!((got.status, got.json()["receipt_envelope"].is_object()), (200, true), "{got:?}");
+}
+
+#[tokio::test]
 async fn what_a_provider_cuts_is_cut() {
     let world = World::open().await;
     for (head, cut) in [
