@@ -6,6 +6,7 @@ use std::{
     collections::VecDeque,
     fs::{self, File, OpenOptions},
     io::{self, BufRead, BufReader, Seek, SeekFrom, Write},
+    ops::Range,
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     sync::{
@@ -63,6 +64,9 @@ struct Sync {
 
 struct Synced {
     records: u64,
+    /// Records of which the disk once said that it does not have them. It says so once only (fsync(2)): that it takes later ones says
+    /// nothing of these.
+    lost: Range<u64>,
     file: File,
 }
 
@@ -81,11 +85,18 @@ impl Ticket {
     /// If the disk refuses.
     pub fn wait(self) -> io::Result<()> {
         let mut synced = self.sync.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if synced.lost.contains(&self.record) {
+            return Err(io::Error::other("the disk did not take the record"));
+        }
         if synced.records > self.record {
             return Ok(());
         }
         let written = self.sync.written.load(Ordering::Acquire);
-        synced.file.sync_data()?;
+        if let Err(error) = synced.file.sync_data() {
+            let first = if synced.lost.is_empty() { synced.records } else { synced.lost.start };
+            synced.lost = first..written;
+            return Err(error);
+        }
         synced.records = written;
         Ok(())
     }
@@ -122,7 +133,7 @@ impl AuditLog {
         let file = append_to(&path)?;
         let sync = Arc::new(Sync {
             written: AtomicU64::new(head.next),
-            state: Mutex::new(Synced { records: head.next, file: file.try_clone()? }),
+            state: Mutex::new(Synced { records: head.next, lost: 0..0, file: file.try_clone()? }),
         });
         let log = Self {
             directory: directory.to_owned(),
@@ -340,7 +351,7 @@ impl AuditLog {
         let next = append_to(&self.directory.join(name(self.number + 1)))?;
         File::open(&self.directory)?.sync_all()?;
         let mut synced = self.sync.state.lock().unwrap_or_else(PoisonError::into_inner);
-        *synced = Synced { records: self.head.next, file: next.try_clone()? };
+        (synced.records, synced.file) = (self.head.next, next.try_clone()?);
         drop(synced);
         self.file = next;
         self.number += 1;

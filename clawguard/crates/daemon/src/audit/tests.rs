@@ -54,6 +54,21 @@ fn the_chain_goes_on_after_a_restart_and_over_several_files() {
 }
 
 #[test]
+fn what_the_disk_once_refused_to_keep_is_not_acknowledged_later() {
+    let path = directory("refused");
+    let (mut log, _) = open(&path, 1 << 20);
+    write(&mut log, 2);
+    let [first, second] = [1, 2].map(|n| log.append(Kind::Flip, &json!({ "n": n })).unwrap());
+    // A device that syncs nothing, for a moment.
+    let whole = mem::replace(&mut log.sync.state.lock().unwrap().file, File::open("/dev/null").unwrap());
+    assert!(second.wait().is_err());
+    log.sync.state.lock().unwrap().file = whole;
+    assert!(first.wait().is_err());
+    write(&mut log, 2);
+    fs::remove_dir_all(path).unwrap();
+}
+
+#[test]
 fn a_record_torn_by_a_power_cut_is_cut_off_and_told() {
     let path = directory("torn");
     let (mut log, _) = open(&path, 1 << 20);
