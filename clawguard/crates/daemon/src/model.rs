@@ -210,6 +210,9 @@ impl Core {
         let counted = self.models_counted(&call.key).map_or(0, |counted| counted.models);
         if let Some(gap) = self.join.called(channel, call.key, call.count, counted) {
             self.gap(&job, &agent, gap);
+        }
+        // Told once, and held to each time.
+        if self.join.is_made_up(channel, call.key, counted) {
             return Told::Unrecorded("the kernel has seen no connection by which that call could have come".into());
         }
         let body = record(&call, job.as_str(), agent.as_str());
@@ -236,7 +239,8 @@ impl Core {
         if let Some(why) = &owner.failed {
             return Err(why.clone());
         }
-        if self.job_contract(owner).map(|hash| hash.to_string()).as_ref() != Some(&call.contract) {
+        // An agent that is only watched may have none yet.
+        if self.job_contract(owner).map(|hash| hash.to_string()).unwrap_or_default() != call.contract {
             return Err("another contract is in force for the job by now".into());
         }
         let token = owner.token.as_ref();

@@ -117,6 +117,10 @@ impl Join {
     /// A gateway listens from now on: connections that earlier ones took with them can no longer be told of. `counted` is what the
     /// kernel has counted of each job so far.
     pub(crate) fn listens(&mut self, channel: u64, counted: impl IntoIterator<Item = (u64, u64)>) {
+        // One that says so again would have what it did not tell of forgotten.
+        if self.channel == Some(channel) {
+            return;
+        }
         self.channel = Some(channel);
         self.ended.clear();
         let known: BTreeMap<u64, u64> = self.jobs.iter().map(|(key, side)| (*key, side.direct)).collect();
@@ -180,6 +184,11 @@ impl Join {
             side.unseen = 1;
         }
         first.then_some(Gap::Unseen(1))
+    }
+
+    /// Whether a call can have come by no connection: the kernel has counted none since this gateway listens.
+    pub(crate) fn is_made_up(&self, channel: u64, key: u64, counted: u64) -> bool {
+        self.channel == Some(channel) && counted <= self.jobs.get(&key).map_or(0, |side| side.base)
     }
 
     /// A job is over. What is still to be told of it may take a moment.

@@ -14,6 +14,10 @@ use serde_json::json;
 const LONGEST: usize = 32 << 10;
 /// Bytes of a receipt's metadata, as bundles take them.
 const MOST_METADATA: usize = 16 << 10;
+/// What verifiers believe of one call. A receipt that says more takes its whole bundle with it: no provider, and no agent that keeps a
+/// stream open, may bring that about.
+const MOST_TOKENS: u64 = 10_000_000;
+const MOST_LATENCY_MS: u64 = 3_600_000;
 
 /// A call that may be made, with all that its receipt binds to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +35,8 @@ pub(crate) struct Begun {
 pub(super) fn sign(begun: &Begun, end: &ModelEnd, key: &PrivateKey, now: Instant) -> Result<String, String> {
     let call = &begun.call;
     let hash = |what: &str, text: &str| text.parse::<Hash>().map_err(|_| format!("the {what}'s hash is none"));
+    let believed = |tokens: Option<u64>| tokens.filter(|tokens| *tokens <= MOST_TOKENS);
+    let (input, output) = (believed(end.tokens_input), believed(end.tokens_output));
     let metadata = json!({
         "outcome": end.outcome,
         "status": end.status,
@@ -39,8 +45,9 @@ pub(super) fn sign(begun: &Begun, end: &ModelEnd, key: &PrivateKey, now: Instant
         "bytes_in": call.bytes_in,
         "bytes_out": end.bytes_out,
         "first_byte_us": end.first_byte_us,
+        "duration_us": end.duration_us,
         "redactions": call.redactions,
-        "tokens_counted_by_provider": end.tokens_input.is_some() || end.tokens_output.is_some(),
+        "tokens_counted_by_provider": input.is_some() || output.is_some(),
     });
     let receipt = GatewayReceipt {
         // Of one event there is one receipt.
@@ -50,9 +57,9 @@ pub(super) fn sign(begun: &Begun, end: &ModelEnd, key: &PrivateKey, now: Instant
         model: if call.model.is_empty() { "unnamed".into() } else { call.model.clone() },
         request_hash: hash("request", &call.request_hash)?,
         response_hash: hash("response", &end.response_hash)?,
-        tokens_input: end.tokens_input.unwrap_or(0),
-        tokens_output: end.tokens_output.unwrap_or(0),
-        latency_ms: end.duration_us / 1000,
+        tokens_input: input.unwrap_or(0),
+        tokens_output: output.unwrap_or(0),
+        latency_ms: (end.duration_us / 1000).min(MOST_LATENCY_MS),
         timestamp: now,
         binding: Binding {
             run_id: begun.run_id.clone(),
@@ -89,12 +96,16 @@ pub(super) fn verify(begun: &Begun, end: &ModelEnd, signers: &[Did]) -> Result<S
         (binding.run_id == begun.run_id, "it is another run's"),
         (binding.event_hash == begun.event_hash, "it is another event's"),
         (binding.nonce.as_ref() == nonce, "it is another call's"),
-        (text(binding.policy_hash.as_ref()).as_ref() == Some(&call.contract), "it is another contract's"),
+        // Of a job that is only watched, and has none, the call names none.
+        (text(binding.policy_hash.as_ref()).unwrap_or_default() == call.contract, "it is another contract's"),
         (text(binding.token_scope_hash.as_ref()) == begun.scope_hash, "it is another token's"),
         (receipt.provider == call.provider, "it is another provider's"),
         (receipt.request_hash.to_string() == call.request_hash, "it is another request's"),
         // A clawproxy puts its receipt into an answer that is one JSON text, and writes that anew: what came to it is not known.
         (!call.streamed || receipt.response_hash.to_string() == end.response_hash, "it is another answer's"),
+        (receipt.tokens_input.max(receipt.tokens_output) <= MOST_TOKENS, "it counts more tokens than a call can take"),
+        (receipt.latency_ms <= MOST_LATENCY_MS, "its call took longer than a call can take"),
+        (receipt.timestamp <= opened.issued_at, "it speaks of a time after its signature"),
     ];
     match checks.into_iter().find(|(fits, _)| !fits) {
         Some((_, why)) => Err(format!("the clawproxy's does not fit: {why}")),

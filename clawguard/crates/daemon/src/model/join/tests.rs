@@ -51,6 +51,15 @@ fn what_the_gateway_makes_up_is_found_at_once() {
     assert_eq!(join.called(1, 8, 1, 0), Some(Gap::Unseen(1)));
     assert_eq!(join.called(1, 8, 1, 0), None);
     assert_eq!(join.called(1, 7, 1, 3), None);
+    // Told once, it is made up still.
+    assert!(join.is_made_up(1, 8, 0) && !join.is_made_up(1, 8, 1) && !join.is_made_up(1, 7, 3));
+}
+
+#[test]
+fn a_gateway_that_listens_anew_by_the_same_channel_has_nothing_forgotten() {
+    let (mut join, now) = three();
+    join.listens(1, [(7, 3)]);
+    assert_eq!(join.counted(7, models(3), now + GRACE), [Gap::Unreported(3)]);
 }
 
 #[test]

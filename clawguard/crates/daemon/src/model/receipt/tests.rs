@@ -87,6 +87,34 @@ fn a_receipt_binds_to_its_run_event_contract_and_token_and_says_how_the_call_end
 }
 
 #[test]
+fn no_provider_makes_a_receipt_that_verifiers_refuse() {
+    let odd = ModelEnd { tokens_input: Some(MOST_TOKENS + 1), duration_us: u64::MAX, ..end() };
+    let receipt = GatewayReceipt::open(sign(&begun(), &odd, &key(), now()).unwrap().as_bytes()).unwrap().receipt;
+    assert_eq!((receipt.tokens_input, receipt.tokens_output, receipt.latency_ms), (0, 0, MOST_LATENCY_MS));
+    let metadata = receipt.metadata.unwrap();
+    assert_eq!(metadata.get("tokens_counted_by_provider"), Some(&Value::Bool(false)));
+    assert!(metadata.get("duration_us").is_some());
+    for change in [
+        (|receipt| receipt.tokens_output = MOST_TOKENS + 1) as fn(&mut GatewayReceipt),
+        |receipt| receipt.latency_ms = MOST_LATENCY_MS + 1,
+        |receipt| receipt.timestamp.0 += 1_000_000_000,
+    ] {
+        assert!(verify(&begun(), &proxied(change, &key()), &[key().did()]).is_err());
+    }
+}
+
+#[test]
+fn a_call_under_no_contract_has_a_receipt_that_names_none() {
+    let mut watched = begun();
+    watched.call.contract = String::new();
+    let own = sign(&watched, &end(), &key(), now()).unwrap();
+    assert_eq!(GatewayReceipt::open(own.as_bytes()).unwrap().receipt.binding.policy_hash, None);
+    let end = ModelEnd { receipt: Some(own), ..end() };
+    assert!(verify(&watched, &end, &[key().did()]).is_ok());
+    assert!(verify(&begun(), &end, &[key().did()]).is_err());
+}
+
+#[test]
 fn what_cannot_be_said_truly_is_not_signed() {
     let short = ModelEnd { response_hash: "abc".into(), ..end() };
     assert!(sign(&begun(), &short, &key(), now()).unwrap_err().contains("response"));
