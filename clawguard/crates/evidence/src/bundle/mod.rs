@@ -257,7 +257,9 @@ fn payload(
 
 /// Receipts of the part's calls. In no envelope of their own: the key would be the bundle's.
 fn tool_receipts(run: &Run, with: &With<'_>, draft: &Draft<'_>) -> Vec<String> {
-    let of_part = |result: &&ToolResult| (draft.first..draft.first + draft.events.len()).contains(&result.event);
+    // They are in the order of their events.
+    let before = |event: usize| run.results.partition_point(|result| result.event < event);
+    let of_part = run.results.get(before(draft.first)..before(draft.first + draft.events.len()));
     let written = |result: &ToolResult| {
         let event = run.events.get(result.event)?;
         let began = event.timestamp.0.saturating_sub(result.duration_us.saturating_mul(1000));
@@ -281,7 +283,7 @@ fn tool_receipts(run: &Run, with: &With<'_>, draft: &Draft<'_>) -> Vec<String> {
         };
         Some(receipt.payload())
     };
-    run.results.iter().filter(of_part).filter_map(written).collect()
+    of_part.unwrap_or_default().iter().filter_map(written).collect()
 }
 
 fn metadata(

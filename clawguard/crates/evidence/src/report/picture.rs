@@ -25,8 +25,8 @@ const LANE: f64 = 30.0;
 
 /// The run from its first event to its last, a lane for each kind of thing.
 pub(super) fn time(page: &Page, story: &Story) -> String {
-    let (Some(first), Some(last)) = (story.events.first(), story.events.last()) else { return String::new() };
-    let span = last.at.0.saturating_sub(first.at.0).max(1) as f64;
+    let (Some(first), Some(end)) = (story.events.first(), story.events.last()) else { return String::new() };
+    let span = end.at.0.saturating_sub(first.at.0).max(1) as f64;
     let height = LANE * LANES.len() as f64 + 26.0;
     let mut svg = format!(
         "<svg class=\"picture\" viewBox=\"0 0 {WIDTH} {height}\" role=\"img\" aria-label=\"When things happened\">\n"
@@ -35,8 +35,14 @@ pub(super) fn time(page: &Page, story: &Story) -> String {
         let middle = LANE * i as f64 + LANE / 2.0;
         let _ = writeln!(svg, "<text class=\"lane\" x=\"0\" y=\"{}\">{name}</text>", middle + 4.0);
         let _ = writeln!(svg, "<line class=\"rail\" x1=\"{LEFT}\" x2=\"{WIDTH}\" y1=\"{middle}\" y2=\"{middle}\"/>");
+        let mut last: BTreeMap<Tone, f64> = BTreeMap::new();
         for event in story.events.iter().filter(|event| types.contains(&&*event.event_type)) {
             let x = LEFT + 8.0 + (event.at.0.saturating_sub(first.at.0) as f64 / span) * (WIDTH - LEFT - 16.0);
+            // What would lie under the mark before is not drawn: a run may have a million events.
+            if last.get(&event.tone).is_some_and(|before| (x - before).abs() < 1.0) {
+                continue;
+            }
+            last.insert(event.tone, x);
             let tone = event.tone.name();
             let title = page.text(&event.title);
             // A form for each tone, for those who do not tell colours apart.
@@ -54,20 +60,20 @@ pub(super) fn time(page: &Page, story: &Story) -> String {
                     format!("<path class=\"{tone}\" d=\"M{x:.1} {}l6 6-6 6-6-6z\">", middle - 6.0)
                 }
             };
-            let end = if mark.starts_with("<circle") {
+            let element = if mark.starts_with("<circle") {
                 "circle"
             } else if mark.starts_with("<rect") {
                 "rect"
             } else {
                 "path"
             };
-            let _ = writeln!(svg, "{mark}<title>{title}</title></{end}>");
+            let _ = writeln!(svg, "{mark}<title>{title}</title></{element}>");
         }
     }
     let bottom = height - 6.0;
     let clock = |at: claw::time::Instant| at.format().get(11..19).unwrap_or_default().to_owned();
     let _ = writeln!(svg, "<text class=\"tick\" x=\"{LEFT}\" y=\"{bottom}\">{}</text>", clock(first.at));
-    let _ = writeln!(svg, "<text class=\"tick end\" x=\"{WIDTH}\" y=\"{bottom}\">{}</text>", clock(last.at));
+    let _ = writeln!(svg, "<text class=\"tick end\" x=\"{WIDTH}\" y=\"{bottom}\">{}</text>", clock(end.at));
     svg.push_str("</svg>\n");
     svg
 }

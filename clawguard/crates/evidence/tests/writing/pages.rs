@@ -53,6 +53,19 @@ fn alike_events_are_one_row_and_every_part_of_a_long_run_is_in_it() {
 }
 
 #[test]
+fn a_picture_has_no_more_marks_than_can_be_told_apart() {
+    let mut host = Host::default();
+    host.begin("enforce");
+    for i in 0..3000 {
+        // No two that follow each other are alike.
+        host.call(if i % 2 == 0 { "one" } else { "other" }, if i % 3 == 0 { "denied" } else { "allowed" }, Some("ok"));
+    }
+    let page = written(&host, true, &[], None);
+    let marks = page.matches("<circle").count() + page.matches("height=\"16\"").count();
+    assert!((500..1800).contains(&marks), "{marks}");
+}
+
+#[test]
 fn traffic_is_told_by_the_groups_of_the_contract() {
     let mut host = Host::default();
     host.begin("enforce");
