@@ -207,12 +207,12 @@ impl Core {
         };
         let provider = if Model::knows(&call.provider) { call.provider.as_str() } else { "other" };
         self.counters.model_called(provider, call.decision.label(), call.count);
-        let counted = self.models_counted(&call.key).map_or(0, |counted| counted.models);
+        let counted = self.models_counted(&call.key).map(|counted| counted.models);
         if let Some(gap) = self.join.called(channel, call.key, call.count, counted) {
             self.gap(&job, &agent, gap);
         }
         // Told once, and held to each time.
-        if self.join.is_made_up(channel, call.key, counted) {
+        if counted.is_some_and(|counted| self.join.is_made_up(channel, call.key, counted)) {
             return Told::Unrecorded("the kernel has seen no connection by which that call could have come".into());
         }
         let body = record(&call, job.as_str(), agent.as_str());

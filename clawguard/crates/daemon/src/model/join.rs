@@ -16,6 +16,10 @@ use control::model::ModelConnections;
 
 /// How long the gateway may take to tell of a connection.
 pub(crate) const GRACE: Duration = Duration::from_secs(5);
+/// How long it may take until everything is told of a job that is over: refusals that were added up come last.
+const SETTLES: Duration = Duration::from_secs(15);
+/// A connection that is no older when its job ends may be nobody's by the time at which the gateway asks whose it is.
+const FRESH: Duration = Duration::from_secs(1);
 /// Jobs whose end is remembered for that long, at the most.
 const MOST_ENDED: usize = 4096;
 
@@ -173,13 +177,17 @@ impl Join {
     }
 
     /// The gateway tells of calls, made or refused. There must be a connection by which they came.
-    pub(crate) fn called(&mut self, channel: u64, key: u64, calls: u64, counted: u64) -> Option<Gap> {
+    /// `counted` is what the kernel counts at this moment; `None` for a job that is gone.
+    pub(crate) fn called(&mut self, channel: u64, key: u64, calls: u64, counted: Option<u64>) -> Option<Gap> {
         if self.channel != Some(channel) {
             return None;
         }
-        let side = self.jobs.entry(key).or_default();
+        let side = match counted {
+            Some(_) => self.jobs.entry(key).or_default(),
+            None => self.jobs.get_mut(&key)?,
+        };
         side.calls = side.calls.saturating_add(calls);
-        let first = counted <= side.base && side.unseen == 0;
+        let first = counted? <= side.base && side.unseen == 0;
         if first {
             side.unseen = 1;
         }
@@ -194,6 +202,9 @@ impl Join {
     /// A job is over. What is still to be told of it may take a moment.
     pub(crate) fn ended(&mut self, key: u64, counted: Counted, now: Instant) -> Vec<Gap> {
         let gaps = self.counted(key, counted, now);
+        if let Some(side) = self.jobs.get_mut(&key) {
+            side.seen.retain(|(at, _)| now.duration_since(*at) >= FRESH);
+        }
         if !self.ended.iter().any(|(ended, _)| *ended == key) {
             self.ended.push_back((key, now));
         }
@@ -203,7 +214,10 @@ impl Join {
     /// The jobs that have been over for long enough, with what never fitted.
     pub(crate) fn settled(&mut self, now: Instant) -> Vec<(u64, Vec<Gap>)> {
         let mut settled = Vec::new();
-        while self.ended.front().is_some_and(|(_, at)| now.duration_since(*at) > GRACE || self.ended.len() > MOST_ENDED)
+        while self
+            .ended
+            .front()
+            .is_some_and(|(_, at)| now.duration_since(*at) > SETTLES || self.ended.len() > MOST_ENDED)
         {
             let Some((key, _)) = self.ended.pop_front() else { break };
             let Some(mut side) = self.jobs.remove(&key) else { continue };

@@ -48,9 +48,9 @@ fn what_the_gateway_makes_up_is_found_at_once() {
     assert_eq!(join.told(1, &told(7, 5, 0), Some(3)), None);
     assert_eq!(join.told(1, &told(7, 6, 0), Some(3)), Some(Gap::Unseen(1)));
     // A call of a job that called nobody.
-    assert_eq!(join.called(1, 8, 1, 0), Some(Gap::Unseen(1)));
-    assert_eq!(join.called(1, 8, 1, 0), None);
-    assert_eq!(join.called(1, 7, 1, 3), None);
+    assert_eq!(join.called(1, 8, 1, Some(0)), Some(Gap::Unseen(1)));
+    assert_eq!(join.called(1, 8, 1, Some(0)), None);
+    assert_eq!(join.called(1, 7, 1, Some(3)), None);
     // Told once, it is made up still.
     assert!(join.is_made_up(1, 8, 0) && !join.is_made_up(1, 8, 1) && !join.is_made_up(1, 7, 3));
 }
@@ -65,12 +65,36 @@ fn a_gateway_that_listens_anew_by_the_same_channel_has_nothing_forgotten() {
 #[test]
 fn a_call_of_which_nothing_was_told_is_found_when_its_job_is_over() {
     let (mut join, now) = three();
-    assert_eq!(join.called(1, 7, 1, 3), None);
+    assert_eq!(join.called(1, 7, 1, Some(3)), None);
     assert_eq!(join.told(1, &told(7, 3, 1), Some(3)), None);
     assert_eq!(join.ended(7, models(3), now), []);
-    assert_eq!(join.settled(now + GRACE), []);
-    assert_eq!(join.settled(now + GRACE * 2), [(7, vec![Gap::Untold(1)])]);
-    assert_eq!(join.settled(now + GRACE * 3), []);
+    assert_eq!(join.settled(now + SETTLES), []);
+    assert_eq!(join.settled(now + SETTLES * 2), [(7, vec![Gap::Untold(1)])]);
+    assert_eq!(join.settled(now + SETTLES * 3), []);
+}
+
+#[test]
+fn what_is_told_late_of_a_job_that_is_gone_is_taken_for_what_it_is() {
+    let (mut join, now) = three();
+    assert_eq!(join.told(1, &told(7, 3, 0), Some(3)), None);
+    assert_eq!(join.ended(7, models(3), now + GRACE), []);
+    // Refusals that were added up, and the last connections.
+    assert_eq!(join.called(1, 7, 3, None), None);
+    assert_eq!(join.told(1, &told(7, 3, 0), None), None);
+    assert_eq!(join.settled(now + GRACE + SETTLES * 2), [(7, vec![])]);
+    // Nothing is kept of a job of which nothing is known.
+    assert_eq!(join.called(1, 9, 1, None), None);
+    assert!(join.jobs.is_empty());
+}
+
+#[test]
+fn a_connection_of_a_jobs_last_moment_is_not_missed_and_one_that_is_older_is() {
+    for (older, gaps) in [(FRESH, vec![Gap::Unreported(1)]), (FRESH / 2, vec![])] {
+        let (mut join, now) = three();
+        assert_eq!(join.told(1, &told(7, 2, 2), Some(3)), None);
+        assert_eq!(join.ended(7, models(3), now + older), []);
+        assert_eq!(join.settled(now + SETTLES * 2), [(7, gaps)]);
+    }
 }
 
 #[test]
@@ -140,7 +164,7 @@ impl History {
                 }
                 Step::Calls if history.accepted[job] > 0 => {
                     history.called[job] += 1;
-                    let gap = history.join.called(1, job as u64, 1, history.kernel[job]);
+                    let gap = history.join.called(1, job as u64, 1, Some(history.kernel[job]));
                     history.gaps.extend(gap.map(|gap| (job as u64, gap)));
                 }
                 Step::Calls => {}
