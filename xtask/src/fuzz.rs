@@ -16,8 +16,8 @@ use crate::{
     shell::{call, cargo, command, root, target},
 };
 
-const TARGETS: [&str; 9] =
-    ["json", "envelope", "wpc", "token", "question", "hello", "hello_differential", "message", "sse"];
+const TARGETS: [&str; 10] =
+    ["json", "envelope", "wpc", "token", "question", "hello", "hello_differential", "message", "sse", "bundle"];
 
 /// Seconds for which each target runs in the tests.
 const BRIEF: u64 = 10;
