@@ -109,7 +109,17 @@ pub(crate) fn read(api: Api<'_>, query: Query, body: &Json, proxied: bool) -> Re
 
 /// Members by which a call is judged.
 const JUDGED: [&str; 12] = [
-    "model", "stream", "tools", "messages", "input", "prompt", "container", "mcp_servers", "extra_body", "web_search_options", "contents",
+    "model",
+    "stream",
+    "tools",
+    "messages",
+    "input",
+    "prompt",
+    "container",
+    "mcp_servers",
+    "extra_body",
+    "web_search_options",
+    "contents",
     "functions",
 ];
 
