@@ -32,6 +32,8 @@ pub const SERVER_INFO: &str = "io.modelcontextprotocol/serverInfo";
 
 /// What a notification's `_meta` calls the request that opened its stream.
 pub const SUBSCRIPTION: &str = "io.modelcontextprotocol/subscriptionId";
+/// What a client of the newer era has to declare before it speaks of tasks.
+pub const TASKS: &str = "io.modelcontextprotocol/tasks";
 
 /// Codes that MCP itself has (2026-07-28, Overview, section "Error Codes").
 pub mod code {
@@ -185,6 +187,15 @@ fn known(version: Option<&str>) -> Result<Era, Flaw> {
 pub fn own_meta() -> Json {
     let info = Json::object([("name", "clawguard".into()), ("version", env!("CARGO_PKG_VERSION").into())]);
     Json::object([(PROTOCOL_VERSION, MODERN.into()), (CLIENT_INFO, info), (CLIENT_CAPABILITIES, Json::object([]))])
+}
+
+/// The same of a request about a task: servers want to hear that whoever asks knows of them.
+#[must_use]
+pub fn own_meta_with_tasks() -> Json {
+    let mut meta = own_meta();
+    let extensions = Json::object([(TASKS, Json::object([]))]);
+    meta.set(CLIENT_CAPABILITIES, Json::object([("extensions", extensions)]));
+    meta
 }
 
 impl Era {

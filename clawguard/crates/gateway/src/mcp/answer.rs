@@ -62,17 +62,14 @@ pub(crate) fn refused(id: &Id, method: &str, target: &str, reason: Reason) -> Me
     }
 }
 
-/// What a client of the newer era has to declare before it speaks of tasks.
-const TASKS: &str = "io.modelcontextprotocol/tasks";
-
 /// Whether a request's client declares that it knows of tasks.
 pub(crate) fn knows_of_tasks(params: Option<&Json>) -> bool {
-    params.and_then(|params| params.at(&["_meta", era::CLIENT_CAPABILITIES, "extensions", TASKS])).is_some()
+    params.and_then(|params| params.at(&["_meta", era::CLIENT_CAPABILITIES, "extensions", era::TASKS])).is_some()
 }
 
 /// The answer to one that does not.
 pub(crate) fn without_tasks(id: &Id) -> Message {
-    let extensions = Json::object([(TASKS, Json::object([]))]);
+    let extensions = Json::object([(era::TASKS, Json::object([]))]);
     let data = Json::object([("requiredCapabilities", Json::object([("extensions", extensions)]))]);
     let text = "the client did not declare the extension for tasks";
     message::error(Some(id.clone()), era::code::MISSING_CAPABILITY, text, Some(data))

@@ -21,6 +21,7 @@ use super::{
     record::{Begun, Unrecorded},
     running::{Called, Held},
     session::Session,
+    shut::Open,
     standing::Standing,
 };
 
@@ -34,6 +35,8 @@ const MORE: [&str; 2] = ["inputResponses", "requestState"];
 pub(crate) struct Pending {
     pub(crate) kind: Kind,
     pub(crate) began: Option<Began>,
+    /// What it has instead where it is no call.
+    pub(crate) open: Option<Open>,
     /// Until when it has to be answered.
     pub(crate) until: Instant,
 }
@@ -42,7 +45,6 @@ pub(crate) struct Pending {
 pub(crate) struct Began {
     pub(crate) begun: Begun,
     pub(crate) held: Held,
-    pub(crate) judged: Arc<Judged>,
     pub(crate) _place: Option<Place>,
 }
 
@@ -374,7 +376,24 @@ impl Context {
         let begun = self.gate.recorder.begin(call, self.since, self.bytes_in);
         // Between the look at the rules and now a kill may have passed by.
         self.gate.running.look_again(&held, &self.gate.standing());
-        Began { begun, held, judged: Arc::clone(subject.judged), _place: place }
+        Began { begun, held, _place: place }
+    }
+}
+
+impl Pending {
+    /// Waits until it does not stand any more.
+    pub(crate) async fn killed(&self) {
+        match (&self.began, &self.open) {
+            (Some(began), _) => began.held.call.killed().await,
+            (None, Some(open)) => open.shut().await,
+            (None, None) => std::future::pending().await,
+        }
+    }
+
+    /// Whether it does not.
+    pub(crate) fn is_killed(&self) -> bool {
+        self.began.as_ref().is_some_and(|began| began.held.call.is_killed())
+            || self.open.as_ref().is_some_and(Open::is_shut)
     }
 }
 

@@ -25,6 +25,7 @@ use super::{
     context::Context,
     reply::{self, Reply, SESSION},
     session::{Link, Session},
+    shut::no_tools,
     stream::{Way, pump},
     upstream::{Arrivals, Arrived, Asked, Failure},
 };
@@ -253,6 +254,10 @@ impl Context {
             return answer::unrecorded(id, is_tool, self.era);
         }
         match cut {
+            // Whoever asks for a list now is told the same.
+            Cut::Killed if matches!(pending.kind, Kind::Tools { .. }) => {
+                message::result(id.clone(), no_tools(self.era))
+            }
             Cut::Killed => answer::killed(id, is_tool, self.era),
             Cut::Failed(failure) => answer::failed(id, is_tool, &failure, self.era),
         }
@@ -288,15 +293,9 @@ const fn passed_on(status: StatusCode) -> StatusCode {
 
 /// Waits for something of a server's, but no longer than the call stands.
 pub(crate) async fn until<T>(pending: &Pending, work: impl Future<Output = Result<T, Failure>>) -> Result<T, Cut> {
-    let killed = async {
-        match &pending.began {
-            Some(began) => began.held.call.killed().await,
-            None => std::future::pending().await,
-        }
-    };
     tokio::select! {
         biased;
-        () = killed => Err(Cut::Killed),
+        () = pending.killed() => Err(Cut::Killed),
         done = work => done.map_err(Cut::Failed),
         () = sleep_until(pending.until) => Err(Cut::Failed(Failure::Late)),
     }

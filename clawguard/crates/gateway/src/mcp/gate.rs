@@ -103,6 +103,11 @@ impl Gate {
         Arc::clone(&self.standing.borrow())
     }
 
+    /// The same, to be waited for.
+    pub(crate) fn in_force(&self) -> watch::Receiver<Arc<Standing>> {
+        self.standing.subscribe()
+    }
+
     /// The same, watched from now on.
     pub(crate) fn watch(&self) -> Watched {
         let receiver = self.standing.subscribe();
@@ -114,7 +119,7 @@ impl Gate {
     pub(crate) fn put_in_force(&self, standing: Standing) -> u64 {
         let standing = Arc::new(standing);
         self.standing.send_replace(Arc::clone(&standing));
-        let ended = self.running.end_disallowed(&standing);
+        let ended = self.running.end_disallowed(&standing) + self.sessions.cancel_tasks(&standing);
         self.sessions.tidy(&standing);
         ended
     }

@@ -41,23 +41,68 @@ pub(crate) struct Room {
     pub(crate) large: Semaphore,
 }
 
-struct Counted {
-    /// Tokens of the bucket, in calls.
+/// What a job asks for in one way.
+struct Bucket {
+    /// What is left of a minute's.
     left: f64,
     at: Instant,
     under_way: u32,
+}
+
+struct Counted {
+    calls: Bucket,
+    /// Requests that are no calls: lists, subscriptions and the like.
+    others: Bucket,
     sessions: u32,
+    streams: u32,
     /// Refusals since they were told last.
     refused: u64,
     /// Those that are added up, one for each server and reason.
     untold: Vec<Call>,
 }
 
-/// A call's or a session's place. It is given back when this is dropped.
+/// What a place is one of.
+#[derive(Clone, Copy)]
+enum Of {
+    Calls,
+    Others,
+    Sessions,
+    Streams,
+}
+
+/// The place of a call, of another request, of a session or of a stream. It is given back when this is dropped.
 pub(crate) struct Place {
     limits: Arc<Limits>,
     key: u64,
-    session: bool,
+    of: Of,
+}
+
+impl Bucket {
+    fn full(limits: &CallLimits) -> Self {
+        Self { left: f64::from(limits.calls_per_minute), at: Instant::now(), under_way: 0 }
+    }
+
+    /// Each takes from a bucket that a minute fills.
+    fn take(&mut self, limits: &CallLimits) -> Result<(), Limit> {
+        let most = f64::from(limits.calls_per_minute);
+        let now = Instant::now();
+        let filled = now.duration_since(self.at).as_secs_f64() / MINUTE.as_secs_f64() * most;
+        self.left = (self.left + filled).min(most);
+        self.at = now;
+        if self.left < 1.0 {
+            return Err(Limit::Rate);
+        }
+        if self.under_way >= limits.concurrent_calls {
+            return Err(Limit::Concurrency);
+        }
+        self.left -= 1.0;
+        self.under_way += 1;
+        Ok(())
+    }
+
+    fn is_idle(&self) -> bool {
+        self.under_way == 0 && self.at.elapsed() >= MINUTE
+    }
 }
 
 impl Limits {
@@ -65,41 +110,51 @@ impl Limits {
         let mut jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
         if jobs.len() >= MOST_JOBS && !jobs.contains_key(&key) {
             jobs.retain(|_, counted| {
-                counted.under_way > 0
+                !(counted.calls.is_idle() && counted.others.is_idle())
                     || counted.sessions > 0
+                    || counted.streams > 0
                     || !counted.untold.is_empty()
-                    || counted.at.elapsed() < MINUTE
             });
         }
         let fresh = || Counted {
-            left: f64::from(limits.calls_per_minute),
-            at: Instant::now(),
-            under_way: 0,
+            calls: Bucket::full(limits),
+            others: Bucket::full(limits),
             sessions: 0,
+            streams: 0,
             refused: 0,
             untold: Vec::new(),
         };
         work(jobs.entry(key).or_insert_with(fresh))
     }
 
-    /// Counts a call. Each takes from a bucket that a minute fills.
+    fn place(self: &Arc<Self>, key: u64, of: Of) -> Place {
+        Place { limits: Arc::clone(self), key, of }
+    }
+
+    /// Counts a call.
     pub(crate) fn call(self: &Arc<Self>, key: u64, limits: &CallLimits) -> Result<Place, Limit> {
-        let most = f64::from(limits.calls_per_minute);
+        self.with(key, limits, |counted| counted.calls.take(limits))?;
+        Ok(self.place(key, Of::Calls))
+    }
+
+    /// Counts a request that is no call: of these there may be as many as of calls, and they take none of the calls' places.
+    pub(crate) fn other(self: &Arc<Self>, key: u64, limits: &CallLimits) -> Result<Place, Limit> {
+        self.with(key, limits, |counted| counted.others.take(limits))?;
+        Ok(self.place(key, Of::Others))
+    }
+
+    /// Counts a stream that stays open: one for each session that there may be. Beginning one is a request, too.
+    pub(crate) fn stream(self: &Arc<Self>, key: u64, limits: &CallLimits) -> Result<Place, Limit> {
         self.with(key, limits, |counted| {
-            let now = Instant::now();
-            let filled = now.duration_since(counted.at).as_secs_f64() / MINUTE.as_secs_f64() * most;
-            counted.left = (counted.left + filled).min(most);
-            counted.at = now;
-            if counted.left < 1.0 {
-                return Err(Limit::Rate);
-            }
-            if counted.under_way >= limits.concurrent_calls {
+            if counted.streams >= limits.sessions {
                 return Err(Limit::Concurrency);
             }
-            counted.left -= 1.0;
-            counted.under_way += 1;
-            Ok(Place { limits: Arc::clone(self), key, session: false })
-        })
+            counted.others.take(limits)?;
+            counted.others.under_way -= 1;
+            counted.streams += 1;
+            Ok(())
+        })?;
+        Ok(self.place(key, Of::Streams))
     }
 
     /// What the connections of a slot share.
@@ -119,7 +174,7 @@ impl Limits {
                 return None;
             }
             counted.sessions += 1;
-            Some(Place { limits: Arc::clone(self), key, session: true })
+            Some(self.place(key, Of::Sessions))
         })
     }
 
@@ -155,11 +210,13 @@ impl Drop for Place {
     fn drop(&mut self) {
         let mut jobs = self.limits.jobs.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(counted) = jobs.get_mut(&self.key) {
-            if self.session {
-                counted.sessions = counted.sessions.saturating_sub(1);
-            } else {
-                counted.under_way = counted.under_way.saturating_sub(1);
-            }
+            let count = match self.of {
+                Of::Calls => &mut counted.calls.under_way,
+                Of::Others => &mut counted.others.under_way,
+                Of::Sessions => &mut counted.sessions,
+                Of::Streams => &mut counted.streams,
+            };
+            *count = count.saturating_sub(1);
         }
     }
 }

@@ -160,6 +160,13 @@ impl Context {
             let text = "no name for a session could be had";
             return reply(StatusCode::OK, &message::error(Some(request.id), code::INTERNAL, text, None));
         };
+        // A killed server is greeted, and its client told when it is given back: that ends nothing here.
+        let _open = match self.open_other("", "initialize", request.params.as_mut(), false).await {
+            Ok(open) => open,
+            Err(refused) => {
+                return reply(StatusCode::OK, &answer::refused(&request.id, "initialize", "", refused.reason));
+            }
+        };
         // What the contract does not give the server it is not told of either.
         if let Some(capabilities) = request.params.as_mut().and_then(|params| params.get_mut("capabilities")) {
             self.strip_client(capabilities);
@@ -169,7 +176,7 @@ impl Context {
             Err(failure) => return self.unreachable(&request, &failure),
         };
         let id = request.id.clone();
-        let pending = Pending { kind: Kind::Greeting, began: None, until: self.patience() };
+        let pending = Pending { kind: Kind::Greeting, began: None, open: None, until: self.patience() };
         let message = Message::Request(request);
         // Until the server has named its session there is only the way to it.
         let early = Session::new("".into(), self.whose.clone(), link.0, None, link.1, Some(place));
@@ -240,8 +247,21 @@ impl Context {
         {
             self.strip_client(capabilities);
         }
+        let (first, kind) = asks(&request.method, request.params.as_ref(), self.era);
+        let stays = matches!(kind, Kind::Listen { .. });
+        let mut open = None;
+        if let Asks::Free | Asks::Others(_, false) = first {
+            let method = request.method.clone();
+            match self.open_other(&session.name, &method, request.params.as_mut(), stays).await {
+                Ok(opened) => open = Some(opened),
+                Err(refused) => {
+                    return reply(StatusCode::OK, &answer::refused(&request.id, &method, "", refused.reason));
+                }
+            }
+        }
+        // Once more: what was redacted is judged by what it is now.
         let (asks, kind) = asks(&request.method, request.params.as_ref(), self.era);
-        let until = if matches!(kind, Kind::Listen { .. }) { Instant::now() + LISTENING } else { self.patience() };
+        let until = if stays { Instant::now() + LISTENING } else { self.patience() };
         let began = match asks {
             Asks::Free if self.era == Era::Modern && matches!(kind, Kind::Tools { .. }) => {
                 // In this era a client may begin with the list; how its tools stand depends on whose they are.
@@ -319,7 +339,7 @@ impl Context {
             };
             Arc::make_mut(&mut self).passed = passed;
         }
-        let pending = Pending { kind, began, until };
+        let pending = Pending { kind, began, open, until };
         // In this era a client that hangs up has not cancelled its call.
         let goes_on = self.era == Era::Legacy && pending.kind == Kind::Tool;
         let carried = Box::pin(self.carry(session, request, pending));
@@ -436,7 +456,7 @@ impl Context {
         }
         let passed = passed.unwrap_or_default();
         let request = message::request(id.clone(), method, params);
-        let pending = Pending { kind: Kind::Plain, began: None, until: self.patience() };
+        let pending = Pending { kind: Kind::Plain, began: None, open: None, until: self.patience() };
         let answered = async {
             let mut opened = self.open(session, &request, &passed).await?;
             loop {
@@ -549,7 +569,7 @@ pub(crate) fn target(request: &Request) -> String {
 }
 
 /// The headers that repeat a request's body; `None` where they cannot.
-fn headers(texts: &[(String, String)]) -> Option<HeaderMap> {
+pub(crate) fn headers(texts: &[(String, String)]) -> Option<HeaderMap> {
     let mut headers = HeaderMap::new();
     for (name, value) in texts {
         headers.insert(name.parse::<HeaderName>().ok()?, HeaderValue::from_str(value).ok()?);

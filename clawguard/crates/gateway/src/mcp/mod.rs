@@ -21,6 +21,7 @@ mod settle;
 mod shut;
 pub(crate) mod standing;
 mod stream;
+mod task;
 pub(crate) mod upstream;
 
 use std::{io, sync::Arc, time::Duration};

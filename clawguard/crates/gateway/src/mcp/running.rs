@@ -26,7 +26,7 @@ pub(crate) struct Call {
     slot: u32,
     key: u64,
     /// What it rests on.
-    judged: Arc<Judged>,
+    pub(crate) judged: Arc<Judged>,
     called: Called,
     killed: AtomicBool,
     notify: Notify,
@@ -84,7 +84,8 @@ impl Running {
 }
 
 impl Call {
-    fn stands(&self, standing: &Standing) -> bool {
+    /// Whether what is in force still allows it.
+    pub(crate) fn stands(&self, standing: &Standing) -> bool {
         standing.job(self.slot, self.key).is_some_and(|job| {
             let killed = [&standing.rules.killed, &job.rules.killed];
             let in_force = job.rules.stopped.is_none() && job.contract.is_some();

@@ -20,6 +20,7 @@ use super::{
     catalog::Catalog,
     limits::Place,
     standing::Standing,
+    task::Task,
     upstream::{Duplex, Failure},
 };
 use crate::channel::Channel;
@@ -65,7 +66,7 @@ struct State {
     used: Instant,
     asked: HashSet<Id>,
     pending: HashMap<Id, Pending>,
-    tasks: HashMap<Box<str>, Arc<Judged>>,
+    tasks: HashMap<Box<str>, Task>,
     streams: u32,
 }
 
@@ -156,16 +157,35 @@ impl Session {
     }
 
     /// Remembers which call a task came of.
-    pub(crate) fn task(&self, id: &str, judged: Arc<Judged>) {
+    pub(crate) fn task(&self, id: &str, task: Task) {
         let mut state = self.lock();
         if state.tasks.len() < MOST_TASKS {
-            state.tasks.insert(id.into(), judged);
+            state.tasks.insert(id.into(), task);
         }
     }
 
     /// The call that a task came of.
     pub(crate) fn call_of(&self, task: &str) -> Option<Arc<Judged>> {
-        self.lock().tasks.get(task).cloned()
+        self.lock().tasks.get(task).map(|task| Arc::clone(&task.call.judged))
+    }
+
+    /// Notes that a task has ended: there is nothing to cancel any more.
+    pub(crate) fn task_over(&self, task: &str) {
+        if let Some(task) = self.lock().tasks.get_mut(task) {
+            task.over = true;
+        }
+    }
+
+    /// The tasks that go on although what is in force now does not allow their calls any more, each of them once.
+    fn disallowed_tasks(&self, standing: &Standing) -> Vec<(Box<str>, Task)> {
+        let mut found = Vec::new();
+        for (id, task) in &mut self.lock().tasks {
+            if !task.over && !task.call.stands(standing) {
+                found.push((id.clone(), task.clone()));
+                task.over = true;
+            }
+        }
+        found
     }
 
     /// Counts a stream that is open.
@@ -266,6 +286,24 @@ impl Sessions {
         Arc::clone(shared.entry((session.key, session.server.clone())).or_insert(session))
     }
 
+    /// Cancels the tasks whose calls are not allowed any more. Answers how many.
+    pub(crate) fn cancel_tasks(&self, standing: &Standing) -> u64 {
+        let named = self.named.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect::<Vec<_>>();
+        let shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect::<Vec<_>>();
+        let mut cancelled = 0;
+        for session in named.into_iter().chain(shared) {
+            let server = standing.servers.get(&*session.server);
+            for (id, task) in session.disallowed_tasks(standing) {
+                cancelled += 1;
+                // A server that is gone from the configuration cannot be told.
+                if let Some(server) = server {
+                    task.cancel(&id, Arc::clone(&session), Arc::clone(server));
+                }
+            }
+        }
+        cancelled
+    }
+
     /// Drops the sessions of jobs that are over and of servers that are gone, those that ended, and those that lie unused.
     pub(crate) fn tidy(&self, standing: &Standing) {
         let stays = |session: &Session| {
@@ -280,9 +318,7 @@ impl Sessions {
         let overdue = |session: &Session| {
             let now = Instant::now();
             let mut state = session.lock();
-            let over = |pending: &Pending| {
-                pending.until < now || pending.began.as_ref().is_some_and(|began| began.held.call.is_killed())
-            };
+            let over = |pending: &Pending| pending.until < now || pending.is_killed();
             state.pending.retain(|_, pending| !over(pending));
         };
         let keys: HashSet<u64> = standing.rules.jobs.iter().map(|job| job.key).collect();

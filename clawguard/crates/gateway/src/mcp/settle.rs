@@ -18,6 +18,7 @@ use super::{
     call::Pending,
     context::Context,
     session::Session,
+    task::{self, Task},
 };
 
 /// What became of a tool's answer.
@@ -36,7 +37,7 @@ impl Context {
         response: Response,
     ) -> Message {
         let is_tool = pending.kind == Kind::Tool;
-        if pending.began.as_ref().is_some_and(|began| began.held.call.is_killed()) {
+        if pending.is_killed() {
             // It came after the kill: nobody gets it.
             return self.cut(session, id, is_tool, pending, super::carry::Cut::Killed).await;
         }
@@ -89,6 +90,9 @@ impl Context {
     ) -> Judged {
         let name = &*self.whose.server;
         let mut status = "ok";
+        if let Some(task) = task::ended(&result) {
+            session.task_over(task);
+        }
         // Whatever was asked for: a client may well answer wherever it finds this.
         if let Some(what) = self.unwanted_input(&result) {
             let text =
@@ -151,7 +155,7 @@ impl Context {
                 let newer = result.get("taskId").filter(|_| made && self.era == Era::Modern);
                 let task = newer.or_else(|| result.at(&["task", "taskId"])).and_then(Json::as_str);
                 if let (Some(task), Some(began)) = (task, &pending.began) {
-                    session.task(task, Arc::clone(&began.judged));
+                    session.task(task, Task::new(&began.held.call, self.era, &self.passed));
                 }
             }
         }

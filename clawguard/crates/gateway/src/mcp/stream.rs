@@ -24,6 +24,7 @@ use super::{
     context::Context,
     reply::{self, Reply, SESSION},
     session::{Link, Session},
+    task,
     upstream::{Arrivals, Arrived, Asked, Failure},
 };
 
@@ -46,6 +47,14 @@ fn event(id: Option<Box<str>>, retry: Option<u64>, message: Option<&Message>) ->
     // What is written is text.
     let data = String::from_utf8(data).unwrap_or_default();
     Event { id, event: None, data, retry }.to_bytes().into()
+}
+
+fn list_changed(listen: Option<&Id>) -> Message {
+    let params = listen.map(|id| {
+        let meta = Json::object([("io.modelcontextprotocol/subscriptionId", Json::from(id.clone()))]);
+        Json::object([("_meta", meta)])
+    });
+    message::notification("notifications/tools/list_changed", params)
 }
 
 /// Passes an event on, to whoever reads; whether somebody still does is noticed elsewhere.
@@ -71,8 +80,9 @@ pub(crate) async fn pump(context: Arc<Context>, way: Way, out: mpsc::Sender<Byte
             None => tokio::select! {
                 arrived = until(&pending, arrivals.next()) => arrived,
                 () = out.closed() => {
-                    // In one era whoever hangs up has cancelled; in the other the call goes on, and its answer may be fetched.
-                    if context.era == Era::Modern || listens {
+                    // In one era whoever hangs up has cancelled; in the other the call goes on, and its answer may be fetched. What is
+                    // no call is over: nothing is to be recorded.
+                    if context.era == Era::Modern || listens || (pending.began.is_none() && !resumable) {
                         if let Some(began) = pending.began {
                             let _ = began.begun.end("cancelled").await;
                         }
@@ -136,6 +146,9 @@ pub(crate) async fn pump(context: Arc<Context>, way: Way, out: mpsc::Sender<Byte
             }
         }
     };
+    if tells && matches!(cut, Cut::Killed) {
+        drop(out.send(event(None, None, Some(&list_changed(Some(&id))))).await);
+    }
     let message = Box::pin(context.cut(&session, &id, is_tool, pending, cut)).await;
     drop(out.send(event(None, None, Some(&message))).await);
 }
@@ -191,6 +204,11 @@ impl Context {
 
     fn told(&self, session: &Session, told: Notification) -> Option<Message> {
         let text = |name: &str| told.params.as_ref().and_then(|params| params.get(name)).and_then(Json::as_str);
+        if &*told.method == "notifications/tasks/status"
+            && let Some(task) = told.params.as_ref().and_then(task::ended)
+        {
+            session.task_over(task);
+        }
         let needs = match &*told.method {
             "notifications/tools/list_changed" => {
                 session.catalog.changed();
@@ -244,14 +262,7 @@ impl Context {
 
     /// The notice that tools changed, if what is in force now shows others than what was when this was asked last.
     pub(crate) fn tools_changed(&self, watched: &super::gate::Watched, listen: Option<&Id>) -> Option<Message> {
-        if !watched.tools_changed(&self.whose) {
-            return None;
-        }
-        let params = listen.map(|id| {
-            let meta = Json::object([("io.modelcontextprotocol/subscriptionId", Json::from(id.clone()))]);
-            Json::object([("_meta", meta)])
-        });
-        Some(message::notification("notifications/tools/list_changed", params))
+        watched.tools_changed(&self.whose).then(|| list_changed(listen))
     }
 
     /// A client's stream for what a server says by itself.
@@ -260,23 +271,43 @@ impl Context {
         session: Arc<Session>,
         last: Option<header::HeaderValue>,
     ) -> Response<Reply> {
-        let arrivals = match &session.link {
-            Link::Duplex(duplex) => Some(duplex.listen()),
-            Link::Http => match self.listen_http(&session, last).await {
-                Ok(arrivals) => arrivals,
-                Err(Failure::Status(404)) => {
-                    self.gate.sessions.remove(&session);
-                    return answer::plain(StatusCode::NOT_FOUND, message::code::INVALID_REQUEST, "Session not found");
-                }
-                Err(failure) => {
-                    tracing::warn!(server = %self.whose.server, %failure, detail = failure.detail(), "no stream of a server's");
-                    return answer::plain(StatusCode::BAD_GATEWAY, message::code::INTERNAL, &failure.to_string());
-                }
-            },
+        let open = match self.open_other(&session.name, "GET", None, true).await {
+            Ok(open) => open,
+            Err(refused) => {
+                let why = refused.reason.sentence();
+                return answer::plain(StatusCode::TOO_MANY_REQUESTS, answer::REFUSED, why);
+            }
+        };
+        let arrivals = match self.listen_to(&session, last).await {
+            Ok(arrivals) => arrivals,
+            Err(Failure::Status(404)) => {
+                self.gate.sessions.remove(&session);
+                return answer::plain(StatusCode::NOT_FOUND, message::code::INVALID_REQUEST, "Session not found");
+            }
+            Err(failure) => {
+                tracing::warn!(server = %self.whose.server, %failure, detail = failure.detail(), "no stream of a server's");
+                return answer::plain(StatusCode::BAD_GATEWAY, message::code::INTERNAL, &failure.to_string());
+            }
         };
         let (sender, receiver) = mpsc::channel(MOST_UNREAD);
-        tokio::spawn(async move { self.relay(session, arrivals, sender).await });
+        tokio::spawn(async move {
+            self.relay(session, arrivals, sender).await;
+            drop(open);
+        });
         reply::events(receiver)
+    }
+
+    /// What a server says by itself; `None` where there is nothing of it to be had now, and only the gateway speaks.
+    async fn listen_to(
+        &self,
+        session: &Session,
+        last: Option<header::HeaderValue>,
+    ) -> Result<Option<Arrivals>, Failure> {
+        match &session.link {
+            _ if self.hears_nothing() => Ok(None),
+            Link::Duplex(duplex) => Ok(Some(duplex.listen())),
+            Link::Http => self.listen_http(session, last).await,
+        }
     }
 
     /// Asks a server for its stream. One that has none is no error: the gateway still has things to say.
@@ -306,8 +337,13 @@ impl Context {
     async fn relay(self: Arc<Self>, session: Arc<Session>, mut arrivals: Option<Arrivals>, out: mpsc::Sender<Bytes>) {
         let _open = session.stream();
         let mut watched = self.gate.watch();
+        let mut hushed = self.hears_nothing();
         let mut alive = interval_at(Instant::now() + ALIVE, ALIVE);
         loop {
+            if hushed {
+                // The server learns that nobody listens; the client goes on listening to the gateway.
+                arrivals = None;
+            }
             let next = async {
                 match &mut arrivals {
                     Some(arrivals) => arrivals.next().await,
@@ -341,6 +377,14 @@ impl Context {
                     }
                     if self.now().is_none() {
                         return;
+                    }
+                    let before = std::mem::replace(&mut hushed, self.hears_nothing());
+                    if before && !hushed {
+                        match self.listen_to(&session, None).await {
+                            Ok(again) => arrivals = again,
+                            // The client begins anew, and is told why it cannot.
+                            Err(_) => return,
+                        }
                     }
                 }
                 _ = alive.tick() => drop(out.try_send(Bytes::from_static(KEEP_ALIVE))),

@@ -8,5 +8,6 @@ mod hostile;
 mod kills;
 mod lists;
 mod modern;
+mod open;
 mod shapes;
 mod world;
