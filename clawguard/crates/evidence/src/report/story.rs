@@ -113,6 +113,9 @@ impl Story {
         let mut story = Self::default();
         let records: BTreeMap<u64, Told<'_>> =
             input.records.iter().filter_map(|line| Told::of_line(line)).map(|told| (told.seq, told)).collect();
+        // A rule's place means something in its own contract alone.
+        let contract = input.contract.map(|contract| (contract, contract.canonical_hash().to_string()));
+        let contract = contract.as_ref().map(|(contract, hash)| (*contract, hash.as_str()));
         for bundle in input.bundles {
             let Ok(envelope) = json::parse(bundle, LIMITS) else { continue };
             let Some(payload) = envelope.get("payload") else { continue };
@@ -123,7 +126,7 @@ impl Story {
                 receipts: items(payload, "receipts").len(),
             });
             for event in items(payload, "event_chain") {
-                story.event(event, &records, input.contract);
+                story.event(event, &records, contract);
             }
         }
         story
@@ -148,7 +151,7 @@ impl Story {
             items(own, "absent").iter().map(|one| (text(one, "what").into(), text(one, "why").into())).collect();
     }
 
-    fn event(&mut self, event: &Value, records: &BTreeMap<u64, Told<'_>>, contract: Option<&Value>) {
+    fn event(&mut self, event: &Value, records: &BTreeMap<u64, Told<'_>>, contract: Option<(&Value, &str)>) {
         let Some(at) = Instant::parse(text(event, "timestamp")) else { return };
         self.total += 1;
         self.run_id = text(event, "run_id").into();
@@ -222,10 +225,11 @@ impl Story {
     }
 
     /// Traffic by group where the contract's rule names one, else by where it went.
-    fn decisions(&mut self, body: &Body, contract: Option<&Value>) {
+    fn decisions(&mut self, body: &Body, contract: Option<(&Value, &str)>) {
         for entry in body.get("decisions").and_then(Body::as_array).into_iter().flatten() {
             let field = |name: &str| entry.get(name).and_then(Body::as_str).unwrap_or_default();
-            let label = contract.and_then(|contract| group(contract, field("rule"))).unwrap_or_else(|| {
+            let own = contract.filter(|(_, hash)| *hash == field("wpc_hash"));
+            let label = own.and_then(|(contract, _)| group(contract, field("rule"))).unwrap_or_else(|| {
                 let remote = field("remote").rsplit_once(':').map_or(field("remote"), |(host, _)| host);
                 let place = [field("name"), remote, field("protocol")];
                 place.into_iter().find(|place| !place.is_empty()).unwrap_or("other").to_owned()

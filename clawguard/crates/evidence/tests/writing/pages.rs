@@ -26,6 +26,23 @@ fn written(host: &Host, with_records: bool, changes: &[Change], contract: Option
     })
 }
 
+/// With records that need not be its own.
+fn page_of(host: &Host, lines: &[String]) -> String {
+    let export = export(host);
+    let bundles: Vec<&[u8]> = export.parts.iter().map(|part| part.text.as_bytes()).collect();
+    let records: Vec<&[u8]> = lines.iter().map(|line| line.trim_end().as_bytes()).collect();
+    page(&Input {
+        bundles: &bundles,
+        whole: &judge(&export),
+        records: &records,
+        contract: None,
+        changes: &[],
+        visible: str::to_owned,
+        version: "0.1.0",
+        made_at: at(1000),
+    })
+}
+
 #[test]
 fn with_records_it_says_what_was_called_and_without_them_it_counts() {
     let host = eventful();
@@ -38,6 +55,17 @@ fn with_records_it_says_what_was_called_and_without_them_it_counts() {
     for text in ["<b>3</b> <span>tool calls</span>", "Tool refused", "5, 2 refused", "audit records beside it"] {
         assert!(alone.contains(text), "{text}");
     }
+}
+
+#[test]
+fn a_record_that_is_not_the_one_that_was_signed_for_is_not_told() {
+    let mut host = eventful();
+    for line in &mut host.lines {
+        *line = line.replace("\"delete\"", "\"nothing\"");
+    }
+    let page = page_of(&eventful(), &host.lines);
+    assert!(page.contains("crm/search") && !page.contains("crm/nothing") && !page.contains("crm/delete"));
+    assert!(page.contains("2 audit records are not those"));
 }
 
 #[test]
@@ -66,16 +94,22 @@ fn a_picture_has_no_more_marks_than_can_be_told_apart() {
 }
 
 #[test]
-fn traffic_is_told_by_the_groups_of_the_contract() {
-    let mut host = Host::default();
-    host.begin("enforce");
-    let entry = json!({ "job": "j1", "verdict": "allowed", "count": 7, "name": "crm.example",
-        "rule": "metadata.clawguard.v1.egress[1]" });
-    host.record(Kind::Decisions, &json!({ "decisions": [entry] }));
+fn traffic_is_told_by_the_groups_of_its_contract() {
     let contract = json!({ "metadata": { "clawguard.v1": { "egress": [{}, { "groups": ["crm", "crm-write"] }] } } });
     let contract = json::parse(contract.to_string().as_bytes(), json::Limits { bytes: 4096, depth: 16 }).unwrap();
-    assert!(written(&host, true, &[], Some(&contract)).contains(">crm + crm-write</text>"));
-    assert!(written(&host, true, &[], None).contains(">crm.example</text>"));
+    let under = |hash: String| {
+        let mut host = Host::default();
+        host.begin("enforce");
+        let entry = json!({ "job": "j1", "verdict": "allowed", "count": 7, "name": "crm.example", "wpc_hash": hash,
+            "rule": "metadata.clawguard.v1.egress[1]" });
+        host.record(Kind::Decisions, &json!({ "decisions": [entry] }));
+        host
+    };
+    let own = under(contract.canonical_hash().to_string());
+    assert!(written(&own, true, &[], Some(&contract)).contains(">crm + crm-write</text>"));
+    assert!(written(&own, true, &[], None).contains(">crm.example</text>"));
+    let others = under(Hash::of(b"another").to_string());
+    assert!(written(&others, true, &[], Some(&contract)).contains(">crm.example</text>"));
 }
 
 #[test]

@@ -148,7 +148,9 @@ fn receipts_of_others_and_receipts_that_are_there_twice_are_left_out_and_told() 
         other.record(Kind::Pin, &json!({}));
         other.begin("enforce");
         other.model();
-        other.receipts.remove(0)
+        other.model();
+        // Of another id than that of any receipt here.
+        other.receipts.remove(1)
     };
     let good = host.receipts[0].clone();
     let spaced = serde_json::to_string_pretty(&serde_json::from_str::<Value>(&good).unwrap()).unwrap();
