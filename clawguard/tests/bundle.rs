@@ -61,6 +61,22 @@ fn the_exit_status_says_what_was_found() {
 }
 
 #[test]
+fn parts_are_read_in_the_order_of_their_numbers_whatever_a_shell_makes_of_it() {
+    let root = directory("order");
+    let files = [10, 2, 1].map(|number| root.join(format!("bundle-{number}.json")));
+    for file in &files {
+        fs::copy(vector("host_evidence_no_receipts"), file).unwrap();
+    }
+    let mut words = vec!["--json", "--sentinel", SENTINEL];
+    words.extend(files.iter().map(|file| file.to_str().unwrap()));
+    let value: serde_json::Value = serde_json::from_slice(&verify(&root, &words).stdout).unwrap();
+    let read: Vec<&str> =
+        value["bundles"].as_array().unwrap().iter().map(|bundle| bundle["file"].as_str().unwrap()).collect();
+    assert!(read[0].ends_with("-1.json") && read[1].ends_with("-2.json") && read[2].ends_with("-10.json"), "{read:?}");
+    fs::remove_dir_all(root).unwrap();
+}
+
+#[test]
 fn trust_that_comes_with_the_evidence_counts_only_if_it_is_named() {
     let root = directory("trust");
     fs::copy(vector("host_evidence"), root.join("bundle-1.json")).unwrap();

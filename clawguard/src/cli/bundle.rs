@@ -103,6 +103,10 @@ fn verify(context: &Context, arguments: &VerifyArguments) -> Done {
     if files.is_empty() {
         return Err(Failure::Failed("there is no bundle-N.json in that directory".into()));
     }
+    // A shell puts bundle-10.json before bundle-2.json.
+    if files.iter().all(|file| place(file).is_some()) {
+        files.sort_by_key(|file| place(file));
+    }
     let texts = files.iter().map(|file| read(file)).collect::<Result<Vec<_>, _>>()?;
     let bundles: Vec<&[u8]> = texts.iter().map(Vec::as_slice).collect();
     let contracts = contracts.iter().map(|file| read(file)).collect::<Result<Vec<_>, _>>()?;
@@ -146,6 +150,12 @@ fn read(path: &Path) -> Result<Vec<u8>, Failure> {
     let mut text = Vec::new();
     File::open(path).map_err(failed)?.take(MOST + 1).read_to_end(&mut text).map_err(failed)?;
     Ok(text)
+}
+
+/// What `NAME-7.json` is, and which of them.
+fn place(file: &Path) -> Option<(PathBuf, String, u64)> {
+    let (name, number) = file.file_name()?.to_str()?.strip_suffix(".json")?.rsplit_once('-')?;
+    Some((file.parent()?.to_owned(), name.to_owned(), number.parse().ok()?))
 }
 
 /// `NAME.json`, or `NAME-1.json` and on in the order of their numbers.
