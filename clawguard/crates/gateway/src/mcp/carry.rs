@@ -166,7 +166,7 @@ impl Context {
             Err(cut) => {
                 // A server that does not know the session any more: its client begins another one.
                 let lost = self.era == Era::Legacy && matches!(cut, Cut::Failed(Failure::Status(404)));
-                let message = self.cut(&session, &id, is_tool, pending, cut).await;
+                let message = Box::pin(self.cut(&session, &id, is_tool, pending, cut)).await;
                 if lost {
                     self.gate.sessions.remove(&session);
                 }
@@ -178,7 +178,7 @@ impl Context {
             let arrived = match until(&pending, arrivals.next()).await {
                 Ok(arrived) => arrived.and_then(|arrived| arrived.message),
                 Err(cut) => {
-                    let message = self.cut(&session, &id, is_tool, pending, cut).await;
+                    let message = Box::pin(self.cut(&session, &id, is_tool, pending, cut)).await;
                     return answer::reply(StatusCode::OK, &message);
                 }
             };
@@ -193,7 +193,7 @@ impl Context {
                 }
                 _ => {
                     let cut = Cut::Failed(Failure::Garbage("it answered something else than the request".into()));
-                    answer::reply(StatusCode::OK, &self.cut(&session, &id, is_tool, pending, cut).await)
+                    answer::reply(StatusCode::OK, &Box::pin(self.cut(&session, &id, is_tool, pending, cut)).await)
                 }
             };
         }
@@ -204,10 +204,13 @@ impl Context {
                 Ok(Some(arrived)) => first = Some(arrived),
                 Ok(None) => {
                     let cut = Cut::Failed(session.ended().unwrap_or(Failure::Broken("it ended".into())));
-                    return answer::reply(StatusCode::OK, &self.cut(&session, &id, is_tool, pending, cut).await);
+                    return answer::reply(
+                        StatusCode::OK,
+                        &Box::pin(self.cut(&session, &id, is_tool, pending, cut)).await,
+                    );
                 }
                 Err(cut) => {
-                    let message = self.cut(&session, &id, is_tool, pending, cut).await;
+                    let message = Box::pin(self.cut(&session, &id, is_tool, pending, cut)).await;
                     return answer::reply(StatusCode::OK, &message);
                 }
             }

@@ -208,11 +208,11 @@ impl Gate {
             Method::GET => {
                 let Some(session) = context.named_session(&head.headers) else { return no_session(&head.headers) };
                 let last = head.headers.get("last-event-id").cloned();
-                Arc::new(context).listen(session, last).await
+                Box::pin(Arc::new(context).listen(session, last)).await
             }
             Method::DELETE => {
                 let Some(session) = context.named_session(&head.headers) else { return no_session(&head.headers) };
-                context.end(&session).await
+                Box::pin(context.end(&session)).await
             }
             _ => plain(StatusCode::METHOD_NOT_ALLOWED, code::INVALID_REQUEST, "POST, GET or DELETE is expected"),
         }

@@ -73,14 +73,14 @@ impl Context {
                     Err(Ok(refused)) => return refused,
                     Err(Err(failure)) => return plain(StatusCode::BAD_GATEWAY, code::INTERNAL, &failure.to_string()),
                 };
-                self.notification(&session, told).await
+                Box::pin(self.notification(&session, told)).await
             }
             Message::Response(response) => {
                 let Some(session) = self.named_session(headers) else { return no_session(headers) };
                 if !response.id.as_ref().is_some_and(|id| session.answers(id)) {
                     return plain(StatusCode::BAD_REQUEST, code::INVALID_REQUEST, "nobody asked this");
                 }
-                self.response(&session, response).await
+                Box::pin(self.response(&session, response)).await
             }
         }
     }
@@ -108,7 +108,7 @@ impl Context {
         if let Some((_, failure)) = failed.as_ref().filter(|(at, _)| at.elapsed() < AGAIN) {
             return Err(Err(failure.clone()));
         }
-        let (link, process) = self.link().await.map_err(|failure| {
+        let (link, process) = Box::pin(self.link()).await.map_err(|failure| {
             *failed = Some((Instant::now(), failure.clone()));
             Err(failure)
         })?;
@@ -265,7 +265,7 @@ impl Context {
         let began = match asks {
             Asks::Free if self.era == Era::Modern && matches!(kind, Kind::Tools { .. }) => {
                 // In this era a client may begin with the list; how its tools stand depends on whose they are.
-                if let Err(failure) = self.meet(&session).await {
+                if let Err(failure) = Box::pin(self.meet(&session)).await {
                     tracing::warn!(server = %self.whose.server, %failure, detail = failure.detail(), "it is not known who a server is");
                 }
                 None
@@ -290,7 +290,7 @@ impl Context {
                         // What was killed does not come out by a task that it left behind.
                         let task = self.task_of(&session, &request);
                         judged.groups.extend(task.iter().flat_map(|task| task.groups.iter().cloned()));
-                        match self.begin_other(&session, &mut request, &target, judged).await {
+                        match Box::pin(self.begin_other(&session, &mut request, &target, judged)).await {
                             Ok(began) => Some(began),
                             Err(refused) => {
                                 let answer = answer::refused(&request.id, &request.method, &target, refused.reason);

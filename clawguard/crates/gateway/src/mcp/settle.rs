@@ -39,10 +39,12 @@ impl Context {
         let is_tool = pending.kind == Kind::Tool;
         if pending.is_killed() {
             // It came after the kill: nobody gets it.
-            return self.cut(session, id, is_tool, pending, super::carry::Cut::Killed).await;
+            return Box::pin(self.cut(session, id, is_tool, pending, super::carry::Cut::Killed)).await;
         }
         let judged = match response.outcome {
-            Outcome::Error(error) => Judged { message: self.error(id, &mut pending, error).await, status: "error" },
+            Outcome::Error(error) => {
+                Judged { message: Box::pin(self.error(id, &mut pending, error)).await, status: "error" }
+            }
             Outcome::Result(result) => self.result(session, id, &mut pending, result).await,
         };
         if let Some(mut began) = pending.began {
@@ -102,12 +104,12 @@ impl Context {
         match &pending.kind {
             Kind::Plain | Kind::Listen { .. } => {}
             Kind::Greeting => {
-                if let Err(refused) = self.greeting(session, id, &mut result).await {
+                if let Err(refused) = Box::pin(self.greeting(session, id, &mut result)).await {
                     return refused;
                 }
             }
             Kind::Tools { first } => {
-                if let Err(error) = self.tools(session, *first, &mut result).await {
+                if let Err(error) = Box::pin(self.tools(session, *first, &mut result)).await {
                     tracing::error!(%error, server = name, "a list of tools could not be compared with what was accepted");
                     let message = message::error(
                         Some(id.clone()),

@@ -45,6 +45,9 @@ fn shut(standing: &Standing, job: &Job, server: &str) -> Option<Reason> {
 
 /// Whether a kill takes a server as a whole.
 fn is_silenced(standing: &Standing, job: &Job, server: &str) -> bool {
+    if standing.rules.killed.is_empty() && job.rules.killed.is_empty() {
+        return false;
+    }
     let whole = |group: &str| matches!(group, "all" | "mode:tools-off") || group.starts_with("mcp:");
     let groups = job.other(server, What::Logging).groups;
     groups

@@ -191,7 +191,8 @@ impl Http {
                 },
             }
         }
-        let mut sender = self.connect().await?;
+        // Rare, and large: what waits for an answer has no room for it.
+        let mut sender = Box::pin(self.connect()).await?;
         let response = sender.send_request(request).await.map_err(|error| Failure::Broken(error.to_string()))?;
         Ok(self.answer(response, sender))
     }
