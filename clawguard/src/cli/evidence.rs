@@ -19,7 +19,7 @@ use super::{
     Context, Done, Failure, audit, doctor,
     export::{self, put},
     records::{Concern, kills, seen},
-    wpc,
+    report, wpc,
 };
 
 #[derive(clap::Args)]
@@ -43,11 +43,18 @@ pub(crate) fn run(context: &Context, arguments: &Arguments) -> Done {
     put(out, "status.json", &pretty(&status))?;
     put(out, "doctor.json", &pretty(&doctor::snapshot(context)))?;
     put(out, "run.json", &pretty(&json!(answer)))?;
+    let report = report::write(context, &report::Arguments::of(out))?;
     let sums = sums(out)?;
     put(out, "SHA256SUMS", &sums)?;
     let value = json!({ "job": answer.job, "run_id": answer.run_id, "directory": out, "files": sums.lines().count(),
-        "records": extract.lines, "chain": extract.broken, "absent": answer.absent });
-    context.print(&value, |_| told(&answer, out, &extract, sums.lines().count()))
+        "records": extract.lines, "chain": extract.broken, "fault": report.fault, "absent": answer.absent });
+    context.print(&value, |_| {
+        let mut text = told(&answer, out, &extract, sums.lines().count());
+        if let Some(fault) = &report.fault {
+            text += &format!("the bundles are NOT VALID: {fault}\n");
+        }
+        text
+    })
 }
 
 fn told(answer: &EvidenceAnswer, out: &Path, extract: &Extract, files: usize) -> String {
@@ -115,8 +122,7 @@ impl Extract {
 fn extract(context: &Context, job: &str) -> Result<Extract, Failure> {
     let own = ::daemon::host_did(&context.paths.host_key());
     let mut verifier = Verifier::new(own);
-    let mut found =
-        Extract { audit: String::new(), lines: 0, parts: BTreeMap::new(), broken: None, head: Value::Null };
+    let mut found = Extract { audit: String::new(), lines: 0, parts: BTreeMap::new(), broken: None, head: Value::Null };
     let mut concern = Concern::new(Some(job.to_owned()));
     let mut begun = false;
     let broken = audit::read(&context.paths.audit(), &mut verifier, |line, _| {

@@ -65,8 +65,8 @@ pub(crate) fn run(context: &Context, arguments: &Arguments) -> Done {
     let broken = audit::read(&context.paths.audit(), &mut Verifier::new(None), |line, _| {
         let Some(told) = Told::of_line(line.trim_ascii_end()).filter(|_| reads) else { return };
         let event = jobs.event(&told);
-        let within = arguments.since.is_none_or(|since| told.at >= since)
-            && arguments.until.is_none_or(|until| told.at < until);
+        let within =
+            arguments.since.is_none_or(|since| told.at >= since) && arguments.until.is_none_or(|until| told.at < until);
         if !within || (arguments.job.is_some() && event.is_none()) {
             return;
         }
@@ -135,7 +135,8 @@ fn kind(kind: Kind) -> String {
 
 fn as_json(told: &Told<'_>, event: Option<&str>, around: Option<&Around>) -> String {
     let body: Value = serde_json::from_str(told.body).unwrap_or_default();
-    let mut line = json!({ "seq": told.seq, "at": told.at.format(), "kind": kind(told.kind), "event": event, "body": body });
+    let mut line =
+        json!({ "seq": told.seq, "at": told.at.format(), "kind": kind(told.kind), "event": event, "body": body });
     if let (Some(around), Some(members)) = (around, line.as_object_mut()) {
         members.insert("last_allowed".into(), json!(around.last_allowed));
         members.insert("first_blocked".into(), json!(around.first_blocked));
@@ -144,7 +145,19 @@ fn as_json(told: &Told<'_>, event: Option<&str>, around: Option<&Around>) -> Str
 }
 
 const HEADS: [&str; 13] = [
-    "seq", "at", "kind", "event", "agent", "job", "decision", "reason", "what", "count", "last_allowed", "first_blocked", "body",
+    "seq",
+    "at",
+    "kind",
+    "event",
+    "agent",
+    "job",
+    "decision",
+    "reason",
+    "what",
+    "count",
+    "last_allowed",
+    "first_blocked",
+    "body",
 ];
 
 fn as_row(told: &Told<'_>, event: Option<&str>, around: Option<&Around>) -> String {

@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use ::daemon::host_did;
+use ::daemon::{config::Config, host_did};
 use claw::{
     Value,
     envelope::{Envelope, Kind},
@@ -32,7 +32,7 @@ pub(crate) struct Arguments {
     /// Audit records of the job, as JSON lines, or a directory of audit files: then the page says what was called, and why not.
     #[arg(long, value_name = "PATH")]
     audit: Option<PathBuf>,
-    /// Who may have signed gateway receipts; without any of these, this host's own keys count.
+    /// Who may have signed gateway receipts; without any of these, this host's [trust] and its own keys count.
     #[arg(long, value_name = "DID")]
     receipt_signer: Vec<Did>,
     /// Who may have signed coverage attestations.
@@ -56,7 +56,41 @@ struct Found {
     audit: Option<PathBuf>,
 }
 
+/// A page that was written.
+pub(crate) struct Written {
+    page: PathBuf,
+    records: usize,
+    /// Why the evidence is not valid, if so.
+    pub(crate) fault: Option<String>,
+}
+
+impl Arguments {
+    /// Of a directory, with everything else as it is without a word.
+    pub(crate) fn of(path: &Path) -> Self {
+        Self {
+            path: path.to_owned(),
+            audit: None,
+            receipt_signer: Vec::new(),
+            sentinel: Vec::new(),
+            wpc_signer: Vec::new(),
+            out: None,
+        }
+    }
+}
+
 pub(crate) fn run(context: &Context, arguments: &Arguments) -> Done {
+    let written = write(context, arguments)?;
+    let Written { page, fault, records } = &written;
+    let value = json!({ "page": page, "verified": fault.is_none(), "fault": fault, "records": records });
+    context.print(&value, |_| match fault {
+        None => format!("{}\n", page.display()),
+        Some(fault) => format!("NOT VALID: {fault}\n{}\n", page.display()),
+    })?;
+    if fault.is_some() { Err(Failure::Status(1)) } else { Ok(()) }
+}
+
+/// Writes the page.
+pub(crate) fn write(context: &Context, arguments: &Arguments) -> Result<Written, Failure> {
     let found = find(&arguments.path)?;
     let bundles: Vec<&[u8]> = found.bundles.iter().map(Vec::as_slice).collect();
     let now = Instant(sys::clock::wall_ns());
@@ -85,12 +119,7 @@ pub(crate) fn run(context: &Context, arguments: &Arguments) -> Done {
     let out = arguments.out.clone().unwrap_or_else(|| beside(&arguments.path));
     fs::write(&out, page).map_err(|error| Failure::Failed(format!("{}: {error}", out.display())))?;
     let fault = whole.broken.as_ref().map(|broken| broken.fault.to_string());
-    let value = json!({ "page": out, "verified": fault.is_none(), "fault": fault, "records": records.len() });
-    context.print(&value, |_| match &fault {
-        None => format!("{}\n", out.display()),
-        Some(fault) => format!("NOT VALID: {fault}\n{}\n", out.display()),
-    })?;
-    if fault.is_some() { Err(Failure::Status(1)) } else { Ok(()) }
+    Ok(Written { page: out, records: records.len(), fault })
 }
 
 fn trust(context: &Context, arguments: &Arguments) -> Trust {
@@ -101,7 +130,11 @@ fn trust(context: &Context, arguments: &Arguments) -> Trust {
         wpc_signers: arguments.wpc_signer.clone(),
         attesters: Vec::new(),
     };
-    if receipts.is_empty() && sentinels.is_empty() {
+    if receipts.is_empty() && sentinels.is_empty() && arguments.wpc_signer.is_empty() {
+        if let Ok(config) = Config::read(&context.paths.config()) {
+            trust.receipt_signers = config.trust.receipt_signers.iter().map(|did| did.0).collect();
+            trust.wpc_signers = config.trust.wpc_signers.iter().map(|did| did.0).collect();
+        }
         // Readable for root alone, who has them on this host.
         trust.receipt_signers.extend(host_did(&context.paths.receipt_key()));
         trust.sentinels.extend(host_did(&context.paths.sentinel_key()));
