@@ -142,7 +142,8 @@ fn nothing_arrives_while_another_version_takes_over_and_gives_back() {
             world.start_with(&e2e::built(build), &[]);
             // The job is still there, and under its contract.
             let status = world.json(&["status"]);
-            let job = status["jobs"].as_array().unwrap().iter().find(|job| job["agent"] == "a").cloned().unwrap();
+            let job = status["jobs"].as_array().unwrap().iter().find(|job| job["agent"] == "a").cloned();
+            let job = job.unwrap_or_else(|| panic!("the job is gone: {status}\n{}", world.log_text()));
             assert_eq!((job["state"].as_str(), status["kills"][0]["group"].as_str()), (Some("running"), Some("gone")));
             assert_eq!(world.agent("a", Nobody, &["tcp", OPEN, "x"]).ok().out, "ok x");
             assert_eq!(world.agent("a", Nobody, &["tcp", GONE, "x"]).ok().out, "EPERM");

@@ -660,7 +660,13 @@ impl Core {
         if !cgroup::id(&entry.directory).is_ok_and(|id| id == entry.cgroup) {
             return Ok(None);
         }
-        let Ok(agent) = self.agent(&entry.agent).map(|agent| agent.slot) else { return Ok(None) };
+        let agent = match self.agent(&entry.agent) {
+            Ok(agent) => agent.slot,
+            Err(error) => {
+                tracing::error!(message = error.message, job = %entry.id, "the job's agent has no place: it reaches nothing");
+                return Ok(None);
+            }
+        };
         let enrolled = self.fence.enrol(&entry.directory, JobSpec { agent, deadline_ns: 0, ..JobSpec::default() })?;
         if entry.over {
             self.fence.end(enrolled.slot);

@@ -113,7 +113,8 @@ struct Prepared {
 pub(crate) fn spawn(shared: &Shared, channel: u64, whose: (u32, u64), name: &str) -> (Spawned, Option<Started>) {
     let started = (|| {
         let server = shared.lock().may_spawn(channel, whose, name)?;
-        // Reading whole executables holds nobody up.
+        // Reading whole executables holds nobody up. They are read each time: a file's times do not say that it is the same, since
+        // what is written through a mapping may change them later, within one tick not at all, and a FUSE file system says what it likes.
         let prepared = prepare(&server).map_err(|why| failed(&format!("start {name}"), &why))?;
         let mut core = shared.lock();
         core.may_spawn(channel, whose, name)?;

@@ -14,8 +14,8 @@ use std::{
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, connect, socket};
 
-/// How long a storm lasts at the most, whatever happens outside.
-const LONGEST: Duration = Duration::from_secs(90);
+/// How long a storm lasts at the most, whatever happens outside: longer than daemons may take that start anew one after the other.
+const LONGEST: Duration = Duration::from_secs(300);
 
 /// What became of the attempts.
 #[derive(Default)]
