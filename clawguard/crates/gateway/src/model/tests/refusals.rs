@@ -187,13 +187,16 @@ async fn a_job_that_may_call_nothing_calls_no_model() {
 
 #[tokio::test]
 async fn a_job_that_is_only_watched_is_told_of_and_not_held() {
-    let mut world = World::new(json!({ "redaction_rules": [{ "path": "$.messages", "action": "remove" }] })).await;
+    let mut world = World::new(
+        json!({ "allowed_models": ["other"], "redaction_rules": [{ "path": "$.messages", "action": "remove" }] }),
+    )
+    .await;
     world.change(|rules| rules.jobs[0].observe = true).await;
     world.provider.body(200, "application/json", "{}");
     assert_eq!(world.post(CHAT, &[], ASKED).await.status, 200);
     assert_eq!(String::from_utf8(world.provider.heard().await.body).unwrap(), ASKED);
     let call = world.daemon.calls().pop().unwrap();
-    assert_eq!((call.decision, &*call.reason), (Decision::Allowed, "POLICY_PROVIDER_NOT_ALLOWED"));
+    assert_eq!((call.decision, &*call.reason), (Decision::Allowed, "POLICY_MODEL_NOT_ALLOWED"));
     world.daemon.told.lock().unwrap().clear();
     world.change(|rules| rules.killed.extend(["model".to_owned()])).await;
     assert_eq!(refused(&mut world, CHAT, &[], ASKED).await, (403, "MODEL_KILLED".into()));
