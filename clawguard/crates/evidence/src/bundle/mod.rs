@@ -177,7 +177,6 @@ pub fn write(run: &Run, with: &With<'_>) -> Result<Export, Error> {
 }
 
 /// Receipts by the part that has their event, those that are in none, and the last moment that one of them speaks of.
-#[expect(clippy::type_complexity, reason = "taken apart at once")]
 fn sorted(run: &Run, receipts: &[String]) -> (Vec<Vec<String>>, Vec<(usize, String)>, Instant) {
     let places: HashMap<Hash, usize> =
         run.events.iter().enumerate().map(|(i, event)| (event.event_hash, i / PART as usize)).collect();
