@@ -200,7 +200,7 @@ fn a_chain_begins_anew_with_every_part_and_every_hash_is_of_its_event() {
     let mut chain = Chain::new("run_a_0");
     let events: Vec<Event> = (0..2 * PART + 1).map(|seq| chain.append(seq, "tool_call", at(seq), "{}")).collect();
     for (i, event) in events.iter().enumerate() {
-        let first = i as u64 % PART == 0;
+        let first = (i as u64).is_multiple_of(PART);
         assert_eq!(event.prev_hash, (!first).then(|| events[i - 1].event_hash), "event {i}");
     }
     assert_eq!((chain.events(), chain.head()), (2 * PART + 1, events.last().map(|event| event.event_hash)));
