@@ -161,9 +161,10 @@ impl Kills {
     fn flip(&mut self, told: &Told<'_>) {
         let Ok(Flip { flip, reason }) = serde_json::from_str::<Flip>(told.body) else { return };
         let takes = flip.state == "killed" || (flip.group == "mode" && flip.state != "normal");
-        let concerns = self.job.as_ref().is_none_or(|job| {
-            within(&flip.whose, job, self.agents.get(job).map(String::as_str).unwrap_or_default())
-        });
+        let concerns = self
+            .job
+            .as_ref()
+            .is_none_or(|job| within(&flip.whose, job, self.agents.get(job).map(String::as_str).unwrap_or_default()));
         if !takes || !concerns {
             return;
         }
@@ -192,7 +193,8 @@ impl Kills {
         let (Some(first), Some(last)) = times else { return };
         let name = if decision.name.is_empty() { String::new() } else { format!(" ({})", decision.name) };
         let what = format!("{} {}{name}", decision.protocol, decision.remote);
-        let seen = |at| Seen { at, job: decision.job.clone(), what: what.clone(), reason: decision.reason.clone(), record };
+        let seen =
+            |at| Seen { at, job: decision.job.clone(), what: what.clone(), reason: decision.reason.clone(), record };
         match decision.verdict.as_str() {
             "allowed" => self.allowed(&decision.agent, &[seen(first), seen(last)]),
             _ if decision.reason == "killed" => self.blocked(&decision.agent, &seen(first)),
@@ -205,8 +207,7 @@ impl Kills {
             Kind::Model => format!("model {}/{}", call.provider, call.model),
             _ => format!("{} {}/{}", call.method, call.server, call.tool),
         };
-        let seen =
-            Seen { at: told.at, job: call.job.clone(), what, reason: call.reason.clone(), record: told.seq };
+        let seen = Seen { at: told.at, job: call.job.clone(), what, reason: call.reason.clone(), record: told.seq };
         match call.decision.as_str() {
             "allowed" => self.allowed(&call.agent, &[seen]),
             _ if call.reason == "killed" => self.blocked(&call.agent, &seen),
@@ -295,8 +296,12 @@ mod tests {
         let records = [
             (Kind::JobStart, 0, start("j")),
             (Kind::JobStart, 0, start("k")),
-            (Kind::Call, 5, json!({ "agent": "a", "job": "j", "decision": "allowed", "reason": "allowed", "method": "tools/call",
-                "server": "crm-mcp", "tool": "get_case" })),
+            (
+                Kind::Call,
+                5,
+                json!({ "agent": "a", "job": "j", "decision": "allowed", "reason": "allowed", "method": "tools/call",
+                "server": "crm-mcp", "tool": "get_case" }),
+            ),
             // Written at 20, in force at 18.
             (Kind::Flip, 20, kill("job j")),
             (Kind::Decisions, 30, decided("j", "allowed", "allowed", 10, 17)),

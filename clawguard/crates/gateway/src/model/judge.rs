@@ -105,7 +105,9 @@ impl Refusal {
             Self::Killed => "an operator has switched this off; do not try again until it is given back".into(),
             Self::Contract(reason) => reason.sentence().into(),
             Self::RemoteTool => {
-                "the request has a tool, or a prompt, that the provider would run itself: no contract gives that".into()
+                "the request has a tool or a prompt that the provider would run itself, or an address that it would fetch: no \
+                 contract gives that (a picture or file can be sent as a data: URL)"
+                    .into()
             }
             Self::UnknownProvider => "openai, anthropic and google are known".into(),
             Self::NotConfigured => "this host reaches no models of this provider".into(),

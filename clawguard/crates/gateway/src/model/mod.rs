@@ -13,6 +13,7 @@ mod meter;
 mod receipts;
 mod redact;
 mod refusals;
+mod remote;
 mod routes;
 mod shapes;
 mod tail;

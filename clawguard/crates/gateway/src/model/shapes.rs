@@ -3,7 +3,10 @@
 use mcp::json::Json;
 use policy::model::NAME;
 
-use super::routes::{Api, Query};
+use super::{
+    remote,
+    routes::{Api, Query},
+};
 
 /// A request, as it will be sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,7 +16,7 @@ pub(crate) struct Asked {
     pub(crate) streamed: bool,
     /// The path and query, behind what the provider's URL has.
     pub(crate) target: String,
-    /// Whether it has a tool that the provider would run itself.
+    /// Whether it has a tool that the provider would run itself, or something that it would fetch.
     pub(crate) remote_tool: bool,
     pub(crate) credential: Credential,
 }
@@ -98,7 +101,7 @@ pub(crate) fn read(api: Api<'_>, query: Query, body: &Json, proxied: bool) -> Re
         model: model.into(),
         streamed,
         target: target(api, query, provider, words, proxied),
-        remote_tool: remote_tool(words, body),
+        remote_tool: remote_tool(words, body) || remote::fetches(body),
         credential: match words {
             Words::Messages => Credential::Anthropic,
             Words::Google => Credential::Google,
