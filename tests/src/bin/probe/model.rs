@@ -131,10 +131,13 @@ fn stream(to: SocketAddr, body: &str) -> anyhow::Result<()> {
                 let text = String::from_utf8_lossy(&part);
                 text.lines().filter(|line| !line.is_empty()).for_each(|line| println!("{line}"));
             }
-            Ok(None) => return Ok(println!("end")),
-            Err(error) => return Ok(println!("cut {error}")),
+            Ok(None) => break println!("end"),
+            Err(error) => break println!("cut {error}"),
         }
     }
+    // Its job goes on until somebody has looked.
+    std::io::stdin().read_line(&mut String::new())?;
+    Ok(())
 }
 
 fn load(to: SocketAddr, connections: usize, calls: usize, body: &str) -> anyhow::Result<()> {
