@@ -1,7 +1,7 @@
 //! The page of a job's evidence, in a real browser: what it shows, that nothing in it runs, and that it asks nobody.
 //!
 //! The browser runs in a network namespace without a route, and as nobody else's: its profile is the test's own.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 use std::{
     fs,
