@@ -71,10 +71,10 @@ fn world() -> World {
 /// What goes on until it is told to stop, and then says what it was told.
 struct Load<T>(JoinHandle<T>);
 
-fn until_stopped<T: Send + 'static>(stop: &Arc<AtomicBool>, mut turn: impl FnMut(&mut T) + Send + 'static) -> Load<T>
-where
-    T: Default,
-{
+fn until_stopped<T: Default + Send + 'static>(
+    stop: &Arc<AtomicBool>,
+    mut turn: impl FnMut(&mut T) + Send + 'static,
+) -> Load<T> {
     let stop = Arc::clone(stop);
     Load(thread::spawn(move || {
         let mut told = T::default();
