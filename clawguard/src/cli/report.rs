@@ -116,8 +116,16 @@ pub(crate) fn write(context: &Context, arguments: &Arguments) -> Result<Written,
         version: env!("CARGO_PKG_VERSION"),
         made_at: now,
     });
-    let out = arguments.out.clone().unwrap_or_else(|| beside(&arguments.path));
-    fs::write(&out, page).map_err(|error| Failure::Failed(format!("{}: {error}", out.display())))?;
+    // A place that was named may be anything that can be written to. What is made up follows no link that an agent laid.
+    let (out, written) = match &arguments.out {
+        Some(out) => (out.clone(), fs::write(out, page)),
+        None => {
+            let out = beside(&arguments.path);
+            let written = sys::file::replace(&out, page.as_bytes(), 0o644);
+            (out, written)
+        }
+    };
+    written.map_err(|error| Failure::Failed(format!("{}: {error}", out.display())))?;
     let fault = whole.broken.as_ref().map(|broken| broken.fault.to_string());
     Ok(Written { page: out, records: records.len(), fault })
 }

@@ -299,6 +299,7 @@ impl Core {
     /// Once a second: what the kernel has counted, and what of it the gateway has not told of for too long.
     pub(crate) fn join_models(&mut self) {
         let now = std::time::Instant::now();
+        self.join.looks(now);
         let jobs = self.jobs.iter().filter(|(_, job)| !job.over && job.agent.as_str() != crate::GATEWAY);
         let keys: Vec<(u64, Connections)> =
             jobs.map(|(_, job)| (job.enrolled.key, self.fence.connections(job.enrolled.slot))).collect();

@@ -16,6 +16,8 @@ use control::model::ModelConnections;
 
 /// How long the gateway may take to tell of a connection.
 pub(crate) const GRACE: Duration = Duration::from_secs(5);
+/// After how long a look comes late.
+const LATE: Duration = Duration::from_secs(2);
 /// How long it may take until everything is told of a job that is over: refusals that were added up come last.
 const SETTLES: Duration = Duration::from_secs(15);
 /// A connection that is no older when its job ends may be nobody's by the time at which the gateway asks whose it is.
@@ -70,6 +72,8 @@ pub(crate) struct Join {
     jobs: BTreeMap<u64, Side>,
     /// Jobs that are over, and since when.
     ended: VecDeque<(u64, Instant)>,
+    /// When both sides were last looked at.
+    looked: Option<Instant>,
 }
 
 /// One job's.
@@ -142,6 +146,14 @@ impl Join {
     /// A job is there. What was counted of it before counts no more: it was a former daemon's to look at.
     pub(crate) fn adopt(&mut self, key: u64, counted: Counted) {
         self.jobs.insert(key, Side { direct: counted.direct, ..Side::under(counted.models) });
+    }
+
+    /// A look at both sides begins. After one that was long ago, what the gateway told meanwhile may not have been heard: it gets
+    /// its grace anew.
+    pub(crate) fn looks(&mut self, now: Instant) {
+        if self.looked.replace(now).is_some_and(|last| now.duration_since(last) > LATE) {
+            self.jobs.values_mut().flat_map(|side| &mut side.seen).for_each(|(at, _)| *at = now);
+        }
     }
 
     /// What the kernel has counted of a job by now. To be asked once a second.

@@ -356,7 +356,7 @@ fn metadata_with(
     metadata.object("clawguard.v1", |own| {
         own.string("job", &run.job);
         own.string("agent", &run.agent);
-        own.string("host_did", &with.sentinel.did().to_string());
+        own.string("sentinel_did", &with.sentinel.did().to_string());
         own.maybe("token_agent_did", with.foreign_agent);
         own.string("mode", if run.enforced { "enforce" } else { "observe" });
         if let Some(hash) = run.contract().and_then(|hash| hash.parse::<Hash>().ok()) {

@@ -298,7 +298,7 @@ fn origin(page: &Page, input: &Input<'_>, story: &Story) -> String {
     };
     row("run", &story.run_id);
     row("signed by", &story.agent_did);
-    row("host", &story.host_did);
+    row("sentinel", &story.sentinel_did);
     for (i, part) in story.parts.iter().enumerate() {
         let name = if story.parts.len() > 1 { format!("part {}", i + 1) } else { "bundle".into() };
         row(&name, &format!("{} \u{b7} {} events, {} gateway receipts", part.hash, part.events, part.receipts));

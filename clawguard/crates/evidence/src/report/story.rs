@@ -73,7 +73,7 @@ pub(super) struct Story {
     pub(super) job: String,
     pub(super) agent: String,
     pub(super) agent_did: String,
-    pub(super) host_did: String,
+    pub(super) sentinel_did: String,
     pub(super) run_id: String,
     pub(super) mode: String,
     pub(super) started_at: Option<Instant>,
@@ -138,7 +138,7 @@ impl Story {
         let Some(own) = payload.get("metadata").and_then(|metadata| metadata.get("clawguard.v1")) else { return };
         self.job = text(own, "job").into();
         self.agent = text(own, "agent").into();
-        self.host_did = text(own, "host_did").into();
+        self.sentinel_did = text(own, "sentinel_did").into();
         self.mode = text(own, "mode").into();
         self.started_at = Instant::parse(text(own, "started_at"));
         self.ended_at = Instant::parse(text(own, "ended_at"));

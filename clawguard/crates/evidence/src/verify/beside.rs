@@ -89,8 +89,10 @@ pub(super) fn trust_pulse(bundle: &Bundle<'_>, urm: Option<&Value>) -> Result<Pu
 
 /// What is known of the contracts that the run was held to.
 pub(super) enum Contracts {
-    /// So many are there, signed by those who may.
+    /// So many are there, signed by those who may, and gateways signed that the run is bound to them.
     Signed(usize),
+    /// So many are there, signed by those who may; that the run is bound to them only the bundle itself says.
+    SignedAndTold(usize),
     /// So many are there; nobody is pinned who may sign them.
     Unpinned(usize),
     /// None is there; gateways signed for this hash.
@@ -137,7 +139,8 @@ pub(super) fn contracts(bundle: &Bundle<'_>) -> Result<Contracts, Fault> {
         // A contract that nothing in the bundle names says nothing of the run.
         (1.., None, None) => Contracts::None,
         (n, ..) if n > 0 && bundle.trust.wpc_signers.is_empty() => Contracts::Unpinned(n),
-        (n, ..) if n > 0 => Contracts::Signed(n),
+        (n, Some(_), _) if n > 0 => Contracts::Signed(n),
+        (n, None, _) if n > 0 => Contracts::SignedAndTold(n),
         (_, Some(hash), _) => Contracts::Receipts(hash.to_owned()),
         (_, None, Some(hash)) => Contracts::Told(hash.to_owned()),
         (_, None, None) => Contracts::None,

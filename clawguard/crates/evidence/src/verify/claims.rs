@@ -88,6 +88,10 @@ fn contract(contracts: &Contracts) -> Claim {
         Contracts::Signed(n) => {
             (Grade::Verified, format!("{} by trusted signers, to which the run is bound", of(*n, "contract")))
         }
+        Contracts::SignedAndTold(n) => (
+            Grade::SelfReported,
+            format!("{} by trusted signers; that the run is bound to it only the agent's key says", of(*n, "contract")),
+        ),
         Contracts::Unpinned(n) => (
             Grade::Inferred,
             format!("{} to which the run is bound; nobody is trusted to sign contracts", of(*n, "contract")),

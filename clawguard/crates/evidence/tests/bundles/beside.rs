@@ -62,7 +62,7 @@ fn a_contract_that_only_the_agent_names_is_self_reported() {
     assert!(claim.says.contains(hash));
     let text = contract();
     let options = Options { contracts: vec![text.as_bytes()], ..enforcing() };
-    assert_eq!(judged(&told, &trust(), &options).claim("contract").unwrap().grade, Grade::Verified);
+    assert_eq!(judged(&told, &trust(), &options).claim("contract").unwrap().grade, Grade::SelfReported);
     set(&mut told, "payload.metadata", "clawguard.v1", value!({ "wpc_hash_b64u": "AAAAAAAAAAAA" }));
     seal(&mut told, "", AGENT);
     let place = "payload.metadata[\"clawguard.v1\"].wpc_hash_b64u";

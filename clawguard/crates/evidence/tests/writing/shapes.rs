@@ -63,7 +63,7 @@ fn what_happened_is_counted_and_what_is_missing_is_told() {
     let own = &bundle["payload"]["metadata"]["clawguard.v1"];
     assert_eq!((own["job"].as_str(), own["wpc_hash_b64u"].as_str()), (Some("j1"), Some(CONTRACT)));
     assert_eq!((own["part"].as_u64(), own["parts"].as_u64()), (Some(1), Some(1)));
-    assert_eq!(own["host_did"], key(SENTINEL).did().to_string());
+    assert_eq!(own["sentinel_did"], key(SENTINEL).did().to_string());
     assert_eq!(
         own["counts"],
         json!({ "tool_calls": 3, "tool_denied": 1, "tool_held": 1, "model_calls": 1, "model_denied": 0, "flips": 1,

@@ -214,3 +214,20 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_daemon_that_was_held_up_gives_the_gateway_its_time() {
+    let (mut join, now) = three();
+    join.looks(now);
+    let late = now + GRACE * 2;
+    join.looks(late);
+    assert_eq!(join.counted(7, models(3), late), []);
+    // What it then hears of is no gap; what it does not hear of is.
+    join.looks(late + GRACE / 5);
+    assert_eq!(join.told(1, &told(7, 2, 0), Some(3)), None);
+    for second in 2..5 {
+        join.looks(late + GRACE / 5 * second);
+    }
+    join.looks(late + GRACE);
+    assert_eq!(join.counted(7, models(3), late + GRACE), [Gap::Unreported(1)]);
+}
