@@ -39,7 +39,7 @@ impl Line {
 
 type Measurement = fn() -> Vec<Line>;
 
-const ALL: [(&str, Measurement); 22] = [
+const ALL: [(&str, Measurement); 23] = [
     ("connect", cost::connect),
     ("packet", cost::packet),
     ("stream", cost::stream),
@@ -59,6 +59,7 @@ const ALL: [(&str, Measurement); 22] = [
     ("receipts", receipts::signed),
     ("verify-bundle", evidence::bundles),
     ("verify-audit", evidence::audit),
+    ("keep-audit", evidence::kept),
     ("mcp-calls", mcp::calls),
     ("mcp-sessions", mcp::sessions),
     ("mcp-kill", mcp::kill),
