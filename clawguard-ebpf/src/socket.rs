@@ -76,7 +76,8 @@ pub(crate) struct Ends {
 /// Which job's stamp the socket at the other end of a loopback flow bears ([`clawguard_common::Job::key`]); 0 for none.
 ///
 /// The look-up finds a connected socket if there is one and a listener otherwise, as the kernel will when the packet
-/// arrives.
+/// arrives. One that waits out its former flow's time (TIME_WAIT) is no socket to the look-up, and whoever begins a flow from the
+/// same port again comes to the listener: no port is zero, so that by this one only a listener is found.
 ///
 /// # Safety
 ///
@@ -111,11 +112,19 @@ pub(crate) unsafe fn peer(ctx: *mut c_void, ends: &Ends) -> u64 {
     let tuple = ptr::from_mut(&mut tuple);
     // SAFETY: the caller's promise about the context; the tuple is as long as `size` says; what is found is released.
     unsafe {
-        let socket = if ends.protocol == protocol::TCP {
+        let mut socket = if ends.protocol == protocol::TCP {
             bpf_sk_lookup_tcp(ctx, tuple, size, HERE, 0)
         } else {
             bpf_sk_lookup_udp(ctx, tuple, size, HERE, 0)
         };
+        if socket.is_null() && ends.protocol == protocol::TCP {
+            if v4 {
+                (*tuple).__bindgen_anon_1.ipv4.sport = 0;
+            } else {
+                (*tuple).__bindgen_anon_1.ipv6.sport = 0;
+            }
+            socket = bpf_sk_lookup_tcp(ctx, tuple, size, HERE, 0);
+        }
         if socket.is_null() {
             return 0;
         }

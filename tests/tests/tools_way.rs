@@ -63,10 +63,33 @@ fn localhost_at_its_port_is_the_gateway_however_it_is_written() {
         assert!(answered(&run), "{to}: {}", run.out);
     }
     // And nothing else is: the rest of loopback is the job's own, and so is every other port.
-    for to in ["127.0.0.2:9480", "127.0.0.1:9481", "[::1]:9481"] {
+    for to in ["127.0.0.2:9480", "127.0.0.1:9482", "[::1]:9482"] {
         assert_eq!(calls(&world, to).out, "EPERM", "{to}");
     }
     assert_eq!(world.agent("a", Nobody, &["udp", "127.0.0.1:9480", "x"]).ok().out, "EPERM");
+}
+
+#[test]
+fn a_port_from_which_somebody_called_before_is_none_to_wait_for() {
+    let world = two_agents();
+    // The gateway closes first, and its side of the connection waits for a minute.
+    let twice = r#"
+import socket
+for time in range(3):
+    s = socket.socket()
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    s.bind(("127.0.0.1", 45123))
+    s.settimeout(5)
+    s.connect(("127.0.0.1", 9480))
+    s.sendall(b"GET /s/none/mcp HTTP/1.1\r\nHost: 127.0.0.1:9480\r\nConnection: close\r\n\r\n")
+    got = b""
+    while part := s.recv(4096):
+        got += part
+    print(got[:10].decode())
+    s.close()
+"#;
+    let run = world.agent_runs("a", Nobody, &["/usr/bin/python3", "-c", twice]);
+    assert_eq!((run.status, run.out.as_str()), (0, "HTTP/1.1 4\nHTTP/1.1 4\nHTTP/1.1 4"), "{}", run.err);
 }
 
 #[test]
