@@ -220,6 +220,8 @@ fn what_is_started_was_accepted_or_is_not_started() {
     copy(&probe_path(), &program);
     // The same bytes are the same server.
     about(&world);
+    // A program that still runs is not written to.
+    world.eventually("the server has ended", |world| processes(world).is_empty());
     let script = "printf x >> \"$1\"";
     world.outside_runs(&["sh", "-c", script, "sh", program.to_str().unwrap()]).ok();
     let refused = run(&world, "about", &json!({}));
