@@ -140,6 +140,14 @@ struct Entry {
     missing: u64,
 }
 
+/// Whether a cgroup counts as populated though no process is in it: the last one is about to be gone.
+fn is_being_left(directory: &Path) -> bool {
+    let empty = |directories: Vec<PathBuf>| {
+        directories.iter().all(|directory| cgroup::processes(directory).is_ok_and(|processes| processes.is_empty()))
+    };
+    cgroup::populated(directory).unwrap_or(false) && cgroup::tree(directory).is_ok_and(empty)
+}
+
 /// In whose hands a cgroup is.
 pub(crate) enum Hands {
     /// Nobody's: an operator's, say.
@@ -281,6 +289,13 @@ impl Core {
 
     /// Sees to it that a job's name is free. Who had it last may have ended without that having been noticed.
     fn make_room(&mut self, id: &JobId, directory: &Path) -> Answer<()> {
+        // A process that was waited for may be its cgroup's for a moment longer.
+        for _ in 0..20 {
+            if !self.jobs.get(id).is_some_and(|job| is_being_left(&job.directory)) {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
         self.bury(id);
         match self.jobs.get(id) {
             Some(job) if !(job.gives_way() && job.directory == directory) => {
