@@ -142,7 +142,7 @@ fn check_says_who_holds_an_agent_to_its_models() {
         assert_eq!(outcomes(text, false, path), [Outcome::Denied], "{path}");
     }
     let receipts = "metadata.clawguard.v1.model.require_proxy_receipts";
-    assert_eq!(outcomes(text, true, receipts), [Outcome::Gateway, Outcome::Kernel]);
+    assert_eq!(outcomes(text, true, receipts), [Outcome::Gateway, Outcome::Kernel, Outcome::Daemon]);
     assert_eq!(outcomes(text, false, receipts), [Outcome::Kernel]);
     let encrypted = r#","allowed_models":["m*"],"receipt_privacy_mode":"encrypted""#;
     assert_eq!(outcomes(encrypted, true, "allowed_models"), [Outcome::Denied]);
