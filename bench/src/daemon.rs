@@ -39,6 +39,14 @@ pub(crate) fn status(pid: i32, field: &str) -> u64 {
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
+/// Seconds of processor that a process has had, the kernel's for it and those of its threads that are gone included.
+pub(crate) fn processor(pid: i32) -> f64 {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let fields: Vec<&str> = text.rsplit(") ").next().unwrap().split(' ').collect();
+    // In hundredths.
+    (fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap()) / 100.0
+}
+
 /// Voluntary context switches of all of a process's threads.
 fn wakeups(pid: i32) -> u64 {
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten();
@@ -75,6 +83,48 @@ pub(crate) fn memory() -> Vec<Line> {
             a_second <= 1.5,
         ),
     ]
+}
+
+/// What is spent on jobs that do nothing.
+pub(crate) fn idle() -> Vec<Line> {
+    const JOBS: usize = 100;
+    const SECONDS: f64 = 20.0;
+    let mut host = Host::new();
+    host.fence(contract(&addresses(100), "tcp"));
+    host.world.use_contract("a", json!({ "egress": [{ "host": "crm.example", "tls": false }] }));
+    let processes = [host.world.daemon_pid(), host.gateway()];
+    let mut jobs = Vec::new();
+    let mut measured = |count: usize| {
+        while jobs.len() < count {
+            jobs.push(host.world.agent_runs_on("a", Nobody, &["sleep", "600"]));
+        }
+        let running = |job: &serde_json::Value| job["agent"] == "a" && job["state"] == "running";
+        host.world.eventually("all jobs run", |world| {
+            world.json(&["status"])["jobs"].as_array().unwrap().iter().filter(|job| running(job)).count() == count
+        });
+        // What starting left behind, blocking threads included, is over by then.
+        thread::sleep(Duration::from_secs(8));
+        let before = processes.map(|pid| (processor(pid), wakeups(pid)));
+        thread::sleep(Duration::from_secs_f64(SECONDS));
+        let after = processes.map(|pid| (processor(pid), wakeups(pid)));
+        let spent = |at: usize| 1e3 * (after[at].0 - before[at].0) / SECONDS;
+        let woken = |at: usize| (after[at].1 - before[at].1) as f64 / SECONDS;
+        [spent(0), spent(1), woken(0), woken(1)]
+    };
+    let (none, all) = (measured(0), measured(JOBS));
+    let share = (all[0] + all[1]) / 10.0;
+    let words = |of: [f64; 4]| {
+        format!(
+            "daemon {:.1} ms of processor and {:.1} wakeups a second, gateway {:.1} ms and {:.1}",
+            of[0], of[2], of[1], of[3]
+        )
+    };
+    vec![Line::new(
+        format!("daemon and gateway with {JOBS} managed jobs that do nothing"),
+        format!("{}; with none {}", words(all), words(none)),
+        "1 % of one core",
+        share <= 1.0,
+    )]
 }
 
 /// Denied connects, all of them counted.

@@ -67,6 +67,19 @@ impl Host {
         self.world.clawguard(&["uninstall"]).ok();
     }
 
+    /// The gateway's process, which the daemon started.
+    pub(crate) fn gateway(&self) -> i32 {
+        let daemon = self.world.daemon_pid();
+        let mut all = fs::read_dir("/proc").unwrap().flatten();
+        all.find_map(|entry| {
+            let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
+            let text = fs::read_to_string(entry.path().join("status")).ok()?;
+            let is = text.starts_with("Name:\tclawguard-gatew") && text.contains(&format!("\nPPid:\t{daemon}\n"));
+            is.then_some(pid)
+        })
+        .unwrap()
+    }
+
     /// The bench's own executable, as a worker in a cgroup.
     pub(crate) fn worker(&self, service: &Service, words: &[&str]) -> f64 {
         self.figures(service, words)[0]

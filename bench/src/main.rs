@@ -15,12 +15,17 @@ mod mcp;
 mod mcp_echo;
 mod mcp_http;
 mod mcp_worker;
+mod model;
+mod model_provider;
+mod model_worker;
 mod names;
 mod names_worker;
 mod receipts;
+mod spawn;
 mod switch;
 mod tls;
 mod tls_worker;
+mod ways;
 mod worker;
 
 /// A line of the report: what, what was measured, the promise, whether it is kept.
@@ -39,7 +44,7 @@ impl Line {
 
 type Measurement = fn() -> Vec<Line>;
 
-const ALL: [(&str, Measurement); 23] = [
+const ALL: &[(&str, Measurement)] = &[
     ("connect", cost::connect),
     ("packet", cost::packet),
     ("stream", cost::stream),
@@ -49,6 +54,8 @@ const ALL: [(&str, Measurement); 23] = [
     ("run", daemon::run),
     ("memory", daemon::memory),
     ("count", daemon::count),
+    ("idle", daemon::idle),
+    ("spawn", spawn::spawn),
     ("contracts", identity::contracts),
     ("tokens", identity::tokens),
     ("revocation", identity::revocation),
@@ -63,6 +70,8 @@ const ALL: [(&str, Measurement); 23] = [
     ("mcp-calls", mcp::calls),
     ("mcp-sessions", mcp::sessions),
     ("mcp-kill", mcp::kill),
+    ("model-calls", model::calls),
+    ("model-stream", model::stream),
 ];
 
 fn main() {

@@ -7,21 +7,22 @@ use serde_json::{Value, json};
 
 use crate::{
     Line,
-    daemon::status,
+    daemon::{processor, status},
     host::{Host, fsync_ms},
     median, percentile,
+    ways::Ways,
 };
 
 const ROUNDS: usize = 9;
 const ECHO: &str = "127.0.0.1:9471";
-const NGINX: &str = "127.0.0.1:9472";
+pub(crate) const NGINX: &str = "127.0.0.1:9472";
 const GATEWAY: &str = "127.0.0.1:9480";
 /// The echo server's own path, and the gateway's for it.
 const PATH: &str = "/mcp";
 const PATH_THERE: &str = "/s/echo-mcp/mcp";
 
 /// No limit that the bench reaches.
-const UNLIMITED: &str = "[limits]\ncalls_per_minute = 100000000\nconcurrent_calls = 2000\nsessions = 4000\n";
+pub(crate) const UNLIMITED: &str = "[limits]\ncalls_per_minute = 100000000\nconcurrent_calls = 2000\nsessions = 4000\n";
 const SERVER: &str = "[[mcp.server]]\nname = \"echo-mcp\"\nurl = \"http://127.0.0.1:9471/mcp\"\nrisk = \"low\"\n\
     tools = { read = [\"*\"] }\n";
 
@@ -46,26 +47,22 @@ impl Tools {
         self.called(&self.host.fenced, GATEWAY, PATH_THERE, count, callers)
     }
 
+    /// The same by one of the ways: none, nginx, the gateway.
+    fn by(&self, way: usize, count: usize, callers: usize) -> Vec<f64> {
+        match way {
+            0 => self.called(&self.host.plain, ECHO, PATH, count, callers),
+            1 => self.called(&self.host.plain, NGINX, PATH, count, callers),
+            _ => self.through(count, callers),
+        }
+    }
+
     fn called(&self, service: &Service, at: &str, path: &str, count: usize, callers: usize) -> Vec<f64> {
         self.host.figures(service, &["mcp-call", at, path, &count.to_string(), &callers.to_string()])
     }
 
-    /// The gateway's process, which the daemon started.
-    fn gateway(&self) -> i32 {
-        let daemon = self.host.world.daemon_pid();
-        let mut all = fs::read_dir("/proc").unwrap().flatten();
-        all.find_map(|entry| {
-            let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
-            let text = fs::read_to_string(entry.path().join("status")).ok()?;
-            let is = text.starts_with("Name:\tclawguard-gatew") && text.contains(&format!("\nPPid:\t{daemon}\n"));
-            is.then_some(pid)
-        })
-        .unwrap()
-    }
-
-    /// Its resident memory, in megabytes.
+    /// The gateway's resident memory, in megabytes.
     fn resident(&self) -> f64 {
-        status(self.gateway(), "VmRSS") as f64 / 1024.0
+        status(self.host.gateway(), "VmRSS") as f64 / 1024.0
     }
 
     /// Calls that the server has and does not answer.
@@ -82,8 +79,9 @@ fn contract() -> Value {
     })
 }
 
-/// nginx as a reverse proxy, its connections kept at both ends, with one process that works: the gateway has one thread.
-fn nginx(host: &Host) -> (Service, Outside) {
+/// nginx as a reverse proxy of whoever is there, its connections kept at both ends, with one process that works: the gateway has one
+/// thread.
+pub(crate) fn nginx(host: &Host, of: &str, more: &str) -> (Service, Outside) {
     let directory = host.world.directory.join("nginx");
     fs::create_dir_all(&directory).unwrap();
     std::os::unix::fs::chown(&directory, Some(65534), Some(65534)).unwrap();
@@ -95,9 +93,9 @@ fn nginx(host: &Host) -> (Service, Outside) {
         "worker_processes 1;\ndaemon off;\npid {own}/pid;\nerror_log stderr crit;\n\
          events {{ worker_connections 8192; }}\n\
          http {{\n access_log off;\n keepalive_requests 1000000000;\n{places}\
-         upstream echo {{ server {ECHO}; keepalive 256; keepalive_requests 1000000000; }}\n\
+         upstream echo {{ server {of}; keepalive 256; keepalive_requests 1000000000; }}\n\
          server {{\n listen {NGINX} backlog=4096;\n location / {{\n proxy_pass http://echo;\n proxy_http_version 1.1;\n\
-         proxy_set_header Connection \"\";\n }}\n }}\n}}\n"
+         proxy_set_header Connection \"\";\n{more} }}\n }}\n}}\n"
     );
     let file = directory.join("nginx.conf");
     fs::write(&file, config).unwrap();
@@ -116,79 +114,28 @@ fn tool() -> PathBuf {
     file.unwrap_or_else(|| panic!("nginx is not here: `cargo xtask bench` gets it"))
 }
 
-/// Seconds of processor that a process has had.
-fn processor(pid: i32) -> f64 {
-    let text = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    let fields: Vec<&str> = text.rsplit(") ").next().unwrap().split(' ').collect();
-    // In hundredths: what the process did, and the kernel for it.
-    (fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap()) / 100.0
-}
-
-/// Figures of one kind of callers: directly, by nginx, by the gateway.
-#[derive(Default)]
-struct Ways([Vec<Vec<f64>>; 3]);
-
-impl Ways {
-    /// One round, its ways in another order each time.
-    fn round(&mut self, tools: &Tools, number: usize, count: usize, callers: usize) {
-        let mut order = [0, 1, 2];
-        order.rotate_left(number % 3);
-        for way in order {
-            let plain = &tools.host.plain;
-            self.0[way].push(match way {
-                0 => tools.called(plain, ECHO, PATH, count, callers),
-                1 => tools.called(plain, NGINX, PATH, count, callers),
-                _ => tools.through(count, callers),
-            });
-        }
-    }
-
-    fn of(&self, way: usize, figure: usize) -> f64 {
-        median(&mut self.0[way].iter().map(|round| round[figure]).collect::<Vec<_>>())
-    }
-
-    /// Microseconds that nginx and the gateway add: differences within a round, then their median.
-    fn added(&self, figure: usize) -> [f64; 2] {
-        [1, 2].map(|way| {
-            let pairs = self.0[way].iter().zip(&self.0[0]);
-            median(&mut pairs.map(|(by, directly)| by[figure] - directly[figure]).collect::<Vec<_>>()) / 1e3
-        })
-    }
-
-    fn line(&self, what: &str, figure: usize, promised: &'static str, most: impl Fn(f64) -> f64) -> Line {
-        let [nginx, gateway] = self.added(figure);
-        let directly = self.of(0, figure) / 1e3;
-        Line::new(
-            format!("added to an MCP `tools/call`, {what}"),
-            format!("{gateway:.0} us; nginx {nginx:.0} us; ratio {:.1}; directly {directly:.0} us", gateway / nginx),
-            promised,
-            gateway <= most(nginx),
-        )
-    }
-}
-
 /// How long a call takes, and how many there are in a second.
 pub(crate) fn calls() -> Vec<Line> {
     const MANY: usize = 100;
     const EACH: usize = 300;
     let tools = Tools::new();
-    let (_group, _nginx) = nginx(&tools.host);
+    let (_group, _nginx) = nginx(&tools.host, ECHO, "");
     let (mut one, mut many) = (Ways::default(), Ways::default());
     for number in 0..ROUNDS {
-        one.round(&tools, number, 3000, 1);
-        many.round(&tools, number, EACH, MANY);
+        one.round(number, |way| tools.by(way, 3000, 1));
+        many.round(number, |way| tools.by(way, EACH, MANY));
     }
     // What each call costs whom: beside the rounds, so that the rounds have only their own.
-    let processes = [tools.gateway(), tools.host.world.daemon_pid()];
+    let processes = [tools.host.gateway(), tools.host.world.daemon_pid()];
     let before = processes.map(processor);
     tools.through(10 * EACH, MANY);
     let spent: Vec<f64> = processes.iter().zip(before).map(|(pid, before)| processor(*pid) - before).collect();
     let [gateway, daemon] = [spent[0], spent[1]].map(|seconds| seconds * 1e6 / (10 * EACH * MANY) as f64);
     let rate = many.of(2, 2);
     vec![
-        one.line("one caller, p50", 0, "80 us", |_| 80.0),
-        one.line("one caller, p99", 1, "400 us", |_| 400.0),
-        many.line("100 callers, p50", 0, "3 × nginx", |nginx| 3.0 * nginx),
+        one.line("an MCP `tools/call`, one caller, p50", 0, "80 us", |_| 80.0),
+        one.line("an MCP `tools/call`, one caller, p99", 1, "400 us", |_| 400.0),
+        many.line("an MCP `tools/call`, 100 callers, p50", 0, "3 × nginx", |nginx| 3.0 * nginx),
         Line::new(
             "MCP calls a second by the gateway, 100 callers, all of it on 2 processors",
             format!(

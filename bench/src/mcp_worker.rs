@@ -96,7 +96,7 @@ fn text(message: &Message<'_>) -> String {
 }
 
 /// Waits for whoever has something to read.
-fn watch<'a>(connections: impl Iterator<Item = &'a Connection>) -> Epoll {
+pub(crate) fn watch<'a>(connections: impl Iterator<Item = &'a Connection>) -> Epoll {
     let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).unwrap();
     for (number, connection) in connections.enumerate() {
         epoll.add(&connection.stream, EpollEvent::new(EpollFlags::EPOLLIN, number as u64)).unwrap();

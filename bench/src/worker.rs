@@ -10,7 +10,7 @@ use std::{
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, connect, setsockopt, socket, sockopt};
 
-use crate::{far, mcp_worker, median, names_worker, tls_worker};
+use crate::{far, mcp_worker, median, model_worker, names_worker, spawn, tls_worker};
 
 pub(crate) fn main(words: &[String]) {
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
@@ -26,6 +26,8 @@ pub(crate) fn main(words: &[String]) {
         [name @ ("ask" | "flood" | "press" | "learn"), rest @ ..] => names_worker::main(name, rest),
         [name @ ("move" | "first-bytes" | "hellos"), rest @ ..] => tls_worker::main(name, rest),
         [name, rest @ ..] if name.starts_with("mcp-") => mcp_worker::main(name, rest),
+        [name, rest @ ..] if name.starts_with("model-") => model_worker::main(name, rest),
+        ["spawn", count, program] => println!("{}", spawn::spawns(count.parse().unwrap(), program)),
         other => panic!("no such worker: {other:?}"),
     }
 }
