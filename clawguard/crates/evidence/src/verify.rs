@@ -39,6 +39,7 @@ use claw::{
 use fault::{At, PAYLOAD};
 pub use fault::{Code, Fault};
 pub use parts::{Broken, Part, Whole, verify_all};
+pub use receipts::receipt;
 use seal::{items, text};
 pub use verdict::{Claim, Grade, ModelTier, ProofTier, TrustTier, Verdict};
 
@@ -256,11 +257,7 @@ fn sizes(payload: &Value) -> Result<(), Fault> {
             return Err(at.fault(name, Code::Malformed, format!("it has more than {most} items")));
         }
     }
-    let large = |holder: &Value| {
-        holder
-            .get("metadata")
-            .is_some_and(|value| at_most(value) > MOST_METADATA && value.to_string().len() > MOST_METADATA)
-    };
+    let large = metadata_too_large;
     let too_large =
         |at: At<'_>| Err(at.fault("metadata", Code::Malformed, format!("it has more than {MOST_METADATA} bytes")));
     if large(payload) {
@@ -277,6 +274,11 @@ fn sizes(payload: &Value) -> Result<(), Fault> {
     }
     events::once(payload)?;
     receipts::once(payload, false)
+}
+
+fn metadata_too_large(holder: &Value) -> bool {
+    let metadata = holder.get("metadata");
+    metadata.is_some_and(|value| at_most(value) > MOST_METADATA && value.to_string().len() > MOST_METADATA)
 }
 
 /// Bytes of which a value needs no more when it is written.

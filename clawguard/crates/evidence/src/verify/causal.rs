@@ -124,6 +124,18 @@ pub(super) fn check(bundle: &Bundle<'_>) -> Result<(), Fault> {
     Ok(())
 }
 
+/// Whether a receipt was signed before what it speaks of.
+pub(super) fn is_early(receipt: &Value) -> bool {
+    let speaks_of = receipt.get("payload").and_then(|payload| milliseconds(payload, "timestamp"));
+    speaks_of > milliseconds(receipt, "issued_at")
+}
+
+/// A member of a binding, if there is one, that says something of causes.
+pub(super) fn says(binding: &Value) -> Option<&'static str> {
+    let members = [OWN, PARENT, TOOL, CONFIDENCE, ("phase", "phase")];
+    members.into_iter().flat_map(|(snake, camel)| [snake, camel]).find(|name| binding.get(name).is_some())
+}
+
 /// The receipts that say something of causes. The time of any bound receipt is looked at as well: Claw's verifiers do
 /// that only where there are spans.
 fn entries(payload: &Value) -> Result<Vec<Entry<'_>>, Fault> {
@@ -133,11 +145,10 @@ fn entries(payload: &Value) -> Result<Vec<Entry<'_>>, Fault> {
         let inner = receipt.get("payload").unwrap_or(&Value::Null);
         let Some(binding) = inner.get("binding") else { continue };
         let at_ms = milliseconds(inner, "timestamp");
-        if at_ms > milliseconds(receipt, "issued_at") {
+        if is_early(receipt) {
             return Err(in_receipt(i, &["payload"], "timestamp", Code::Clock, "it is later than its signature"));
         }
-        let says = [OWN, PARENT, TOOL, CONFIDENCE, ("phase", "phase")];
-        if !says.iter().any(|(snake, camel)| binding.get(snake).is_some() || binding.get(camel).is_some()) {
+        if says(binding).is_none() {
             continue;
         }
         let (item, payload_at);

@@ -2,11 +2,16 @@
 
 use std::collections::HashMap;
 
-use claw::{Value, key::Verifier};
+use claw::{
+    Value,
+    json::{self, Limits},
+    key::Verifier,
+};
 
 use super::{
-    Bundle,
+    Bundle, DEEPEST, causal,
     fault::{At, Code, Fault, PAYLOAD},
+    metadata_too_large,
     models::Models,
     schema,
     seal::{self, items, number, text},
@@ -15,6 +20,8 @@ use super::{
 
 /// Fewer are not worth a thread of their own.
 const FEW: usize = 128;
+/// How deep a receipt lies in a bundle.
+const WITHIN: usize = 3;
 /// What one call may have taken and given.
 const MOST_TOKENS: f64 = 10_000_000.0;
 const MOST_LATENCY_MS: f64 = 3_600_000.0;
@@ -32,6 +39,41 @@ pub(super) fn once(payload: &Value, even_the_same: bool) -> Result<(), Fault> {
         }
     }
     Ok(())
+}
+
+/// Whether a gateway's receipt can lie in a bundle: one that no bundle may have makes the whole of it invalid. Whether its signer is
+/// trusted, and whether its run and event are the bundle's, is for others to say.
+///
+/// Stricter than for one that lies there already: it has no end, because the bundle's would come with it, and says nothing of
+/// spans, which other receipts could contradict.
+///
+/// # Errors
+///
+/// What is wrong with it, and where.
+pub fn receipt(text: &[u8]) -> Result<(), Fault> {
+    let limits = Limits { bytes: text.len(), depth: DEEPEST - WITHIN };
+    let receipt = json::parse(text, limits).map_err(|error| Fault::new(Code::Parse, At::Root, error.to_string()))?;
+    let at = At::Root;
+    schema::gateway::IN_A_BUNDLE.check(&receipt, at)?;
+    let payload = receipt.get("payload").unwrap_or(&Value::Null);
+    let payload_at = at.name("payload");
+    if metadata_too_large(payload) {
+        return Err(payload_at.fault("metadata", Code::Malformed, "it is too large"));
+    }
+    if let Some(name) = payload.get("binding").and_then(causal::says) {
+        let text = "it speaks of causes, and other receipts could say otherwise";
+        return Err(payload_at.name("binding").fault(name, Code::Disconnected, text));
+    }
+    if causal::is_early(&receipt) {
+        return Err(payload_at.fault("timestamp", Code::Clock, "it is later than its signature"));
+    }
+    alone(&receipt, at)?;
+    if receipt.get("expires_at").is_some() {
+        return Err(at.fault("expires_at", Code::Receipt, "it ends, and with it every bundle that has it"));
+    }
+    let key = seal::key(self::text(&receipt, "signer_did"));
+    let Some(key) = key else { return Err(at.fault("signer_did", Code::Receipt, "it is no Ed25519 key")) };
+    sealed(&receipt, &key, at)
 }
 
 /// Every receipt, or the first that does not hold.
@@ -58,8 +100,8 @@ pub(super) fn check(bundle: &Bundle<'_>) -> Result<Models, Fault> {
     Ok(Models::of(receipts))
 }
 
-fn check_one(bundle: &Bundle<'_>, signers: &[(String, Verifier)], receipt: &Value, at: At<'_>) -> Result<(), Fault> {
-    let refused = |name: &str, text: &str| Err(at.fault(name, Code::Receipt, text));
+/// What of a receipt can be seen without anything else.
+fn alone(receipt: &Value, at: At<'_>) -> Result<(), Fault> {
     let payload = receipt.get("payload").unwrap_or(&Value::Null);
     let payload_at = at.name("payload");
     if let Some(metadata) = payload.get("metadata") {
@@ -68,25 +110,40 @@ fn check_one(bundle: &Bundle<'_>, signers: &[(String, Verifier)], receipt: &Valu
             _ => fault,
         })?;
     }
-    let signer = text(receipt, "signer_did");
-    let Some((_, key)) = signers.iter().find(|(did, _)| did == signer) else {
-        return refused("signer_did", "its signer is not a gateway that is trusted");
-    };
     for (name, most) in [("tokens_input", MOST_TOKENS), ("tokens_output", MOST_TOKENS), ("latency_ms", MOST_LATENCY_MS)]
     {
         if !number(payload, name).is_some_and(|number| number.fract() == 0.0 && number <= most) {
             return Err(payload_at.fault(name, Code::Receipt, "it is not whole, or more than a call can take"));
         }
     }
-    if seal::expired(receipt, bundle.options.now) {
-        return refused("expires_at", "it has expired");
-    }
+    Ok(())
+}
+
+/// Whether a receipt is as its signer wrote it.
+fn sealed(receipt: &Value, key: &Verifier, at: At<'_>) -> Result<(), Fault> {
+    let refused = |name: &str, text: &str| Err(at.fault(name, Code::Receipt, text));
     if !seal::hashed(receipt) {
         return refused("payload_hash_b64u", "it was changed after it was signed");
     }
     if !seal::signed(receipt, key) {
         return refused("signature_b64u", "it is not the gateway's signature");
     }
+    Ok(())
+}
+
+fn check_one(bundle: &Bundle<'_>, signers: &[(String, Verifier)], receipt: &Value, at: At<'_>) -> Result<(), Fault> {
+    let refused = |name: &str, text: &str| Err(at.fault(name, Code::Receipt, text));
+    let payload = receipt.get("payload").unwrap_or(&Value::Null);
+    let payload_at = at.name("payload");
+    let signer = text(receipt, "signer_did");
+    alone(receipt, at)?;
+    let Some((_, key)) = signers.iter().find(|(did, _)| did == signer) else {
+        return refused("signer_did", "its signer is not a gateway that is trusted");
+    };
+    if seal::expired(receipt, bundle.options.now) {
+        return refused("expires_at", "it has expired");
+    }
+    sealed(receipt, key, at)?;
     let (Some(run), Some(binding)) = (bundle.run, payload.get("binding")) else {
         let text = "it is bound to no event of this bundle";
         return Err(payload_at.fault("binding", Code::Binding, text));

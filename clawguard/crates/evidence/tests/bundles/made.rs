@@ -1,7 +1,7 @@
 //! Bundles that are wrong in one way, and signed as they are.
 
 use claw::{Value, encoding};
-use evidence::verify::{Grade, Options, ProofTier, Trust, verify};
+use evidence::verify::{Grade, Options, ProofTier, Trust, receipt, verify};
 
 use crate::support::{
     AGENT, EXAMPLE, GATEWAY, at, bundle, chain, enforcing, fault, judge, key, now, observing, path, receipts, refused,
@@ -33,6 +33,63 @@ fn a_receipt_is_there_once_and_whole() {
     set(&mut over, RECEIPT, "expires_at", text("2026-03-01T12:00:00Z"));
     seal(&mut over, "", AGENT);
     refused(&over, &observing(), "RECEIPT_VERIFICATION_FAILED", &format!("{RECEIPT}.expires_at"));
+}
+
+/// A receipt that a bundle may not have is known as one before it lies there, by the same reason.
+#[test]
+fn what_makes_a_bundle_invalid_is_seen_in_the_receipt_itself() {
+    let alone = |bundle: &Value| {
+        let mut bundle = bundle.clone();
+        receipt(at(&mut bundle, &path(RECEIPT)).to_string().as_bytes())
+    };
+    assert_eq!(alone(&bundle("minimal")), Ok(()));
+    assert_eq!(alone(&bundle("host_evidence")), Ok(()));
+    let long = value!({ "x": "y".repeat(16 * 1024) });
+    let payment = value!({ "x402_payment_ref": "p", "x402_amount_minor": 1 });
+    let payload = "payload";
+    for (within, name, to) in [
+        (payload, "metadata", payment),
+        (payload, "metadata", long),
+        (payload, "metadata", value!({ "model_identity": { "tier": "tee_measured" } })),
+        (payload, "metadata", value!({ "model_identity_hash_b64u": 7 })),
+        (payload, "metadata", value!({ "sentinel_anomaly_report": { "threat_score": 101, "anomaly_type": "benign" } })),
+        (payload, "metadata", value!([])),
+        (payload, "receipt_id", text("")),
+        (payload, "unheard_of", text("x")),
+        (payload, "tokens_input", value!(0.5)),
+        (payload, "tokens_output", value!(10_000_001)),
+        (payload, "latency_ms", value!(-1)),
+        (payload, "timestamp", text("2026-03-01")),
+        (payload, "timestamp", text("2099-03-01T00:00:00Z")),
+        ("payload.binding", "nonce", text("")),
+        ("payload.binding", "phase", text("lunch")),
+        ("payload.binding", "span_id", text(" ")),
+        ("payload.binding", "attribution_confidence", value!(2)),
+        ("payload.binding", "parent_span_id", text("nobody's")),
+        ("", "hash_algorithm", text("BLAKE3")),
+        ("", "unheard_of", text("x")),
+        ("", "issued_at", text("yesterday")),
+        ("", "expires_at", text("2026-03-01T12:00:00Z")),
+    ] {
+        let mut changed = bundle("minimal");
+        set(&mut changed, format!("{RECEIPT}.{within}").trim_end_matches('.'), name, to);
+        seal(&mut changed, RECEIPT, GATEWAY);
+        seal(&mut changed, "", AGENT);
+        let (own, whole) = (alone(&changed).unwrap_err(), judge(&changed, &observing()).fault.unwrap());
+        assert_eq!(whole.place, format!("{RECEIPT}.{}", own.place), "{within}.{name}: {whole} and {own}");
+    }
+    // By themselves they harm no bundle: one that ends later, and a span. The next day, or the next receipt, makes them.
+    for (within, name, to) in [("", "expires_at", "2099-01-01T00:00:00Z"), ("payload.binding", "span_id", "s")] {
+        let mut changed = bundle("minimal");
+        set(&mut changed, format!("{RECEIPT}.{within}").trim_end_matches('.'), name, text(to));
+        seal(&mut changed, RECEIPT, GATEWAY);
+        seal(&mut changed, "", AGENT);
+        assert_eq!(judge(&changed, &observing()).fault, None, "{name}");
+        assert!(alone(&changed).is_err(), "{name}");
+    }
+    let mut forged = bundle("minimal");
+    seal(&mut forged, RECEIPT, AGENT);
+    assert_eq!(alone(&forged).unwrap_err().place, "signature_b64u");
 }
 
 /// Enough receipts for all processors, and each of them asked.

@@ -104,6 +104,18 @@ fn no_provider_makes_a_receipt_that_verifiers_refuse() {
 }
 
 #[test]
+fn a_clawproxys_receipt_that_no_bundle_may_have_is_none() {
+    let metadata = [json!({ "x402_payment_ref": "p" }), json!({ "x402_network": "n", "x402_amount_minor": "1" })];
+    for metadata in metadata {
+        let odd = proxied(|receipt| receipt.metadata = value(&metadata), &key());
+        let refused = verify(&begun(), &odd, &[key().did()]).unwrap_err();
+        assert!(refused.contains("no bundle may have") && refused.contains("payload.metadata.x402_"), "{refused}");
+    }
+    let more = proxied(|receipt| receipt.metadata = value(&json!({ "region": "x", "n": [1, null] })), &key());
+    assert!(verify(&begun(), &more, &[key().did()]).is_ok());
+}
+
+#[test]
 fn a_call_under_no_contract_has_a_receipt_that_names_none() {
     let mut watched = begun();
     watched.call.contract = String::new();
