@@ -6,6 +6,8 @@
 //! writes `1e400` as `null`). Here they are refused: what was signed over such a text has no hash here, and so is not
 //! believed. For every text that is accepted, both forms are V8's, byte for byte.
 
+mod written;
+
 use std::{
     cmp::Ordering,
     collections::HashSet,
@@ -13,6 +15,8 @@ use std::{
 };
 
 use sha2::{Digest, Sha256};
+
+pub use written::is_written;
 
 use crate::encoding::Hash;
 

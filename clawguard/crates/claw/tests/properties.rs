@@ -73,7 +73,61 @@ fn foreign(value: &Value) -> String {
     }
 }
 
+/// Values of which a host's records consist: no fractions, no great numbers, no names that are numbers.
+fn records() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::Bool),
+        (-999_999_999_999_999_i64..=999_999_999_999_999).prop_map(|whole| Value::Number(whole as f64)),
+        texts().prop_map(|text| Value::String(text.into())),
+    ];
+    leaf.prop_recursive(4, 64, 8, |inner| {
+        let names = texts().prop_map(|name| format!("_{name}"));
+        prop_oneof![
+            vec(inner.clone(), 0..8).prop_map(Value::Array),
+            prop::collection::btree_map(names, inner, 0..8)
+                .prop_map(|members| Value::Object(members.into_iter().map(|(n, v)| (n.into(), v)).collect())),
+        ]
+    })
+}
+
+/// What is taken for V8's hand is what V8 writes, or no JSON.
+fn holds_what_is_written(text: &str) -> Result<(), TestCaseError> {
+    if json::is_written(text)
+        && let Ok(value) = json::parse(text.as_bytes(), LIMITS)
+    {
+        prop_assert_eq!(value.to_string(), text);
+    }
+    Ok(())
+}
+
 proptest! {
+    #[test]
+    fn what_is_taken_for_v8s_hand_is_what_v8_writes(
+        value in values(), at in any::<prop::sample::Index>(), piece in "[\\[\\]{}:,\"\\\\ubnx0-9aeEF+.\\-/ \u{1}\u{e9}]{0,3}", cut in 0..3_usize,
+    ) {
+        holds_what_is_written(&foreign(&value))?;
+        let text = value.to_string();
+        holds_what_is_written(&text)?;
+        // Something else in one place.
+        let places: Vec<usize> = text.char_indices().map(|(at, _)| at).collect();
+        let from = at.get(&places);
+        let to = text.len().min(*from + cut);
+        if let Some(rest) = text.get(to..) {
+            holds_what_is_written(&format!("{}{piece}{rest}", &text[..*from]))?;
+        }
+    }
+
+    #[test]
+    fn what_looks_like_json_is_taken_for_v8s_hand_only_if_it_is(text in "[\\[\\]{}:,\"\\\\ubn0-9eE+.\\- ]{0,12}|-?[0-9]{1,18}([.eE][+-]?[0-9]{0,3})?|\"(\\\\([bnu/\"]|u00[012][0-9a-fA-F])|x){0,4}\"|\\{\"[0-9]{0,2}\":1,\"[0-9]{1,2}\":2\\}") {
+        holds_what_is_written(&text)?;
+    }
+
+    #[test]
+    fn a_record_is_known_for_v8s_hand(value in records()) {
+        prop_assert!(json::is_written(&value.to_string()), "{}", value);
+    }
+
     #[test]
     fn writing_again_never_changes_a_hash(value in values()) {
         let read = parse(&foreign(&value));

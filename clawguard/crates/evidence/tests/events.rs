@@ -1,7 +1,11 @@
 //! Which record is whose event, and the chain that they make.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that goes wrong stops")]
 
-use claw::{Hash, time::Instant};
+use claw::{
+    Hash,
+    json::{self, Limits},
+    time::Instant,
+};
 use evidence::{
     chain::{Head, Kind},
     events::{Chain, Event, LATE, Made, PART, Runs, Told, payload_hash},
@@ -215,6 +219,26 @@ fn a_payloads_hash_is_of_what_v8_would_write() {
     assert_eq!(payload_hash(r#"{"b":18446744073709551615}"#), Hash::of(br#"{"b":18446744073709552000}"#));
     // What cannot be read is hashed as it stands.
     assert_eq!(payload_hash(r#"{"a":1,"a":2}"#), Hash::of(br#"{"a":1,"a":2}"#));
+}
+
+/// The hash of a payload that is read and written again, whatever it looks like.
+fn written_again(text: &str) -> Hash {
+    json::parse(text.as_bytes(), Limits { bytes: text.len(), depth: 128 })
+        .map_or_else(|_| Hash::of(text.as_bytes()), |value| value.insertion_hash())
+}
+
+proptest! {
+    #[test]
+    fn a_payloads_hash_is_the_same_at_a_look(
+        name in "[a-z0-9]{1,2}|\\PC{0,3}", text in any::<String>(), number in "-?[0-9]{1,17}([.eE]-?[0-9]{1,2})?", space in "[ \n]{0,1}",
+        escape in "(\\\\([bfnrtu/\"]|u00[012][0-9a-fA-F]))?",
+    ) {
+        let (name, text) = (Value::from(name), Value::from(text));
+        let body = format!(r#"{{"job":"a{escape}",{space}{name}:[{text},{number},null],"7":{text}}}"#);
+        prop_assert_eq!(payload_hash(&body), written_again(&body), "{}", body);
+        let body = format!(r#"{{"job":"a{escape}",{name}:[{text},{number},true]}}"#);
+        prop_assert_eq!(payload_hash(&body), written_again(&body), "{}", body);
+    }
 }
 
 #[test]
