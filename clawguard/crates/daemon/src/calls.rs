@@ -199,6 +199,7 @@ pub(crate) fn cut(text: &mut String, most: usize) {
     {
         text.truncate(at);
         text.push('\u{2026}');
+        text.shrink_to_fit();
     }
 }
 

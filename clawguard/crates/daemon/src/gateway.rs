@@ -32,7 +32,7 @@ use serde_json::json;
 use sys::process::{Child, Program};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Interest},
-    sync::Semaphore,
+    sync::{OwnedSemaphorePermit, Semaphore},
 };
 
 use crate::{
@@ -50,8 +50,9 @@ const USER: &str = "clawguard-gateway";
 const JOB: &str = "gateway";
 /// Questions that are answered at once; more wait in the channel.
 const MOST_QUESTIONS: usize = 16;
-/// Questions that wait for news, beside those.
-const MOST_WAITS: usize = 16_384;
+/// Bytes of the questions that wait for news, beside those, and what each of them counts at least.
+const MOST_WAITING: usize = 64 << 20;
+const LEAST_WAITING: usize = 4 << 10;
 /// Records that are written without a thread.
 const FEW: usize = 128;
 /// How many of the daemon's blocking threads gateways may have at once, all together.
@@ -376,7 +377,7 @@ pub(crate) async fn serve(channel: tokio::net::UnixStream, shared: Arc<Shared>) 
     let (read, write) = channel.into_split();
     let write = Answers(Arc::new(tokio::sync::Mutex::new(write)));
     let places = Arc::new(Semaphore::new(MOST_QUESTIONS));
-    let waits = Arc::new(Semaphore::new(MOST_WAITS));
+    let waits = Arc::new(Semaphore::new(MOST_WAITING));
     let taken = Arc::new(std::sync::Mutex::new(Vec::new()));
     let (mut answers, mut records) = (tokio::task::JoinSet::new(), tokio::task::JoinSet::new());
     let mut read = BufReader::with_capacity(SHORT, read).take(LONGEST as u64);
@@ -392,13 +393,14 @@ pub(crate) async fn serve(channel: tokio::net::UnixStream, shared: Arc<Shared>) 
             tracing::warn!("the gateway asked something that there is not");
             break;
         };
+        let bytes = line.len();
         if line.capacity() > SHORT {
             line = String::new();
         }
         // Whoever waits for news takes no place from those who want an answer.
         let waiting =
             matches!(ask, Ask::Errands | Ask::Rules { .. } | Ask::Kept { .. } | Ask::Decided { .. } | Ask::Receipt(_));
-        let waiting = waiting.then(|| Arc::clone(&waits).try_acquire_owned().ok()).flatten();
+        let waiting = waiting.then(|| place_to_wait(&waits, bytes)).flatten();
         // Held until the answer is written: a gateway that does not read is not served either.
         let place = match waiting {
             Some(place) => place,
@@ -461,6 +463,12 @@ pub(crate) async fn serve(channel: tokio::net::UnixStream, shared: Arc<Shared>) 
     shared.models.hung_up(number);
     let lost = shared.calls.closed(number);
     recorded(&shared, lost).await;
+}
+
+/// A place for a question of so many bytes that waits for news, if there is one.
+fn place_to_wait(waits: &Arc<Semaphore>, bytes: usize) -> Option<OwnedSemaphorePermit> {
+    let counts = u32::try_from(bytes.max(LEAST_WAITING)).ok()?;
+    Arc::clone(waits).try_acquire_many_owned(counts).ok()
 }
 
 /// Records calls and answers, if they are a few lines of a file and nobody has the lock: nobody waits for a disk.
@@ -586,3 +594,6 @@ fn tell(shared: &Shared, ask: Ask) -> Told {
         ask => crate::calls::tell(shared, ask),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -169,6 +169,17 @@ fn capped(mut call: Box<ModelCall>) -> Box<ModelCall> {
     call
 }
 
+/// What is said of a call's end, no longer than it may wait and be recorded.
+fn capped_end(mut end: Box<ModelEnd>) -> Box<ModelEnd> {
+    for text in [&mut end.outcome, &mut end.response_hash] {
+        crate::calls::cut(text, LONGEST);
+    }
+    if let Some(text) = &mut end.receipt {
+        receipt::cut(text);
+    }
+    end
+}
+
 impl Core {
     /// The model gateway listens: what managed tasks want of own loopback at the port of `[model]` goes there from now on.
     pub(crate) fn models_listen(&mut self, channel: u64, at: u16) {
@@ -355,7 +366,8 @@ impl Shared {
     /// Answers once a call's receipt is on disk, or is known to be missing.
     pub(crate) async fn model_ended(&self, channel: u64, end: Box<ModelEnd>) -> Option<Told> {
         let (answer, told) = oneshot::channel();
-        self.models.send(Errand::End { channel, end, answer });
+        // Before it waits.
+        self.models.send(Errand::End { channel, end: capped_end(end), answer });
         told.await.ok()
     }
 }

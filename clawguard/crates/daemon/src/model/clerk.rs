@@ -109,7 +109,6 @@ fn settle(shared: &Shared, ends: Vec<(u64, Box<ModelEnd>, oneshot::Sender<Told>)
     let (terms, now) = (Terms::of(&shared.lock()), Core::now());
     let mut settled = Vec::with_capacity(ends.len());
     for (channel, end, answer) in ends {
-        let end = capped(end);
         match known(&shared.models, channel, &end) {
             Some(begun) => {
                 let receipt = terms.receipt(&begun, &end, now);
@@ -147,13 +146,6 @@ fn settle(shared: &Shared, ends: Vec<(u64, Box<ModelEnd>, oneshot::Sender<Told>)
 
 fn known(models: &Models, channel: u64, end: &ModelEnd) -> Option<Begun> {
     models.end(channel, end.number)
-}
-
-fn capped(mut end: Box<ModelEnd>) -> Box<ModelEnd> {
-    for text in [&mut end.outcome, &mut end.response_hash] {
-        crate::calls::cut(text, super::LONGEST);
-    }
-    end
 }
 
 /// The record of how a call ended. It has no decision: that was recorded before.

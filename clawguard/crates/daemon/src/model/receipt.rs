@@ -108,6 +108,13 @@ pub(super) fn verify(begun: &Begun, end: &ModelEnd, signers: &[Did]) -> Result<S
     }
 }
 
+/// Of a text that is too long for a receipt, keeps no more than shows that it is.
+pub(super) fn cut(text: &mut String) {
+    // No character is longer than four bytes.
+    text.truncate(text.floor_char_boundary(LONGEST + 4));
+    text.shrink_to_fit();
+}
+
 /// In the form that is hashed.
 fn value(json: &serde_json::Value) -> Option<Value> {
     let text = json.to_string();

@@ -136,6 +136,19 @@ fn what_cannot_be_said_truly_is_not_signed() {
 }
 
 #[test]
+fn what_is_too_long_for_a_receipt_does_not_wait_to_be_told_so() {
+    for letter in ["x", "\u{20ac}"] {
+        let mut long = ModelEnd { receipt: Some(letter.repeat(1 << 20)), outcome: letter.repeat(1 << 20), ..end() };
+        long = *crate::model::capped_end(Box::new(long));
+        let receipt = long.receipt.as_ref().unwrap();
+        assert!(receipt.capacity() <= LONGEST + 4 && long.outcome.capacity() < 2048, "{letter}");
+        assert!(verify(&begun(), &long, &[key().did()]).unwrap_err().contains("too long"), "{letter}");
+    }
+    let own = proxied(|_| {}, &key());
+    assert_eq!(*crate::model::capped_end(Box::new(own.clone())), own);
+}
+
+#[test]
 fn a_clawproxys_receipt_counts_if_everything_in_it_is_what_this_host_knows() {
     let end = proxied(|_| {}, &key());
     assert_eq!(verify(&begun(), &end, &[key().did()]), Ok(end.receipt.clone().unwrap()));
