@@ -2,7 +2,7 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -12,8 +12,9 @@ use tokio::{sync::Notify, time::timeout};
 const KEPT: Duration = Duration::from_secs(300);
 /// How long whoever asks for the receipt of a call that is under way waits for it.
 const MOMENT: Duration = Duration::from_secs(2);
-/// Bytes of the receipts that are kept; beyond, the oldest are forgotten.
-const MOST_BYTES: usize = 32 << 20;
+/// Bytes of a job's receipts that are kept; beyond, its oldest are forgotten. No other job's: a name that is forgotten early lets a
+/// call be made twice.
+const MOST_BYTES: usize = 8 << 20;
 /// Bytes that a name may have.
 const NAME: usize = 128;
 /// What a receipt takes beside its own bytes, about.
@@ -48,18 +49,20 @@ pub(crate) enum Asked {
     Ended(Arc<Kept>),
 }
 
+/// One job's.
 #[derive(Default)]
 struct Known {
-    names: HashMap<Name, State>,
+    names: HashMap<Arc<str>, State>,
     /// Those that ended, the oldest first.
-    ended: VecDeque<(Instant, Name, usize)>,
+    ended: VecDeque<(Instant, Arc<str>, usize)>,
     bytes: usize,
 }
 
 /// All of late.
 #[derive(Default)]
 pub(crate) struct Receipts {
-    known: Mutex<Known>,
+    /// By the job's key.
+    jobs: Mutex<HashMap<u64, Known>>,
     /// Rung when a call has ended.
     ended: Notify,
 }
@@ -79,15 +82,24 @@ pub(crate) fn is_name(text: &str) -> bool {
 impl Receipts {
     /// Takes a name for a call; `None` if another has it.
     pub(crate) fn take(self: &Arc<Self>, key: u64, name: &str) -> Option<Ticket> {
-        let name: Name = (key, name.into());
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        known.forget(Instant::now());
+        let name: Arc<str> = name.into();
+        let mut jobs = self.lock();
+        if !jobs.contains_key(&key) {
+            // Those that are over ask for nothing any more.
+            let now = Instant::now();
+            jobs.retain(|_, known| !known.forget(now).names.is_empty());
+        }
+        let known = jobs.entry(key).or_default().forget(Instant::now());
         if known.names.contains_key(&name) {
             return None;
         }
-        known.names.insert(name.clone(), State::UnderWay);
-        drop(known);
-        Some(Ticket { receipts: Arc::clone(self), name })
+        known.names.insert(Arc::clone(&name), State::UnderWay);
+        drop(jobs);
+        Some(Ticket { receipts: Arc::clone(self), name: (key, name) })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Known>> {
+        self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How the receipt of a job's call stands, once it has ended or a moment has passed: clients stop reading at the last event, and
@@ -108,9 +120,9 @@ impl Receipts {
 
     /// How the receipt of a job's call stands. Those of other jobs are not there.
     pub(crate) fn ask(&self, key: u64, name: &str) -> Asked {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        known.forget(Instant::now());
-        match known.names.get(&(key, name.into())) {
+        let mut jobs = self.lock();
+        let known = jobs.get_mut(&key).map(|known| known.forget(Instant::now()));
+        match known.and_then(|known| known.names.get(name)) {
             None => Asked::Unknown,
             Some(State::UnderWay) => Asked::UnderWay,
             Some(State::Ended(kept)) => Asked::Ended(Arc::clone(kept)),
@@ -119,7 +131,7 @@ impl Receipts {
 }
 
 impl Known {
-    fn forget(&mut self, now: Instant) {
+    fn forget(&mut self, now: Instant) -> &mut Self {
         while let Some((at, ..)) = self.ended.front()
             && (now.duration_since(*at) >= KEPT || self.bytes > MOST_BYTES)
         {
@@ -128,6 +140,7 @@ impl Known {
                 self.bytes -= bytes;
             }
         }
+        self
     }
 }
 
@@ -141,21 +154,26 @@ impl Ticket {
     pub(crate) fn keep(self, kept: Kept) {
         let text = kept.receipt.as_ref().map_or_else(String::len, String::len);
         let bytes = EACH + text + kept.run_id.len() + self.name.1.len();
-        let mut known = self.receipts.known.lock().unwrap_or_else(PoisonError::into_inner);
-        known.names.insert(self.name.clone(), State::Ended(Arc::new(kept)));
-        known.ended.push_back((Instant::now(), self.name.clone(), bytes));
+        let (key, name) = &self.name;
+        let mut jobs = self.receipts.lock();
+        let known = jobs.entry(*key).or_default();
+        known.names.insert(Arc::clone(name), State::Ended(Arc::new(kept)));
+        known.ended.push_back((Instant::now(), Arc::clone(name), bytes));
         known.bytes += bytes;
         known.forget(Instant::now());
-        drop(known);
+        drop(jobs);
         self.receipts.ended.notify_waiters();
     }
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        let mut known = self.receipts.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if matches!(known.names.get(&self.name), Some(State::UnderWay)) {
-            known.names.remove(&self.name);
+        let (key, name) = &self.name;
+        let mut jobs = self.receipts.lock();
+        if let Some(known) = jobs.get_mut(key)
+            && matches!(known.names.get(name), Some(State::UnderWay))
+        {
+            known.names.remove(name);
         }
     }
 }
@@ -177,23 +195,39 @@ mod tests {
         ticket.keep(kept("x"));
         assert!(receipts.take(1, "n").is_none());
         assert_eq!((receipts.ask(1, "n"), receipts.ask(2, "n")), (Asked::Ended(Arc::new(kept("x"))), Asked::Unknown));
-        receipts.known.lock().unwrap().forget(Instant::now() + KEPT);
+        receipts.lock().get_mut(&1).unwrap().forget(Instant::now() + KEPT);
         assert_eq!(receipts.ask(1, "n"), Asked::Unknown);
         drop(receipts.take(1, "n").unwrap());
         assert!(receipts.take(1, "n").is_some());
     }
 
     #[test]
-    fn many_receipts_do_not_fill_the_memory() {
+    fn many_receipts_fill_no_memory_and_push_no_other_jobs_out() {
         let receipts = Arc::new(Receipts::default());
-        for n in 0..600 {
+        receipts.take(2, "n").unwrap().keep(kept("x"));
+        for n in 0..200 {
             receipts.take(1, &n.to_string()).unwrap().keep(kept(&"x".repeat(100_000)));
-            assert!(receipts.known.lock().unwrap().bytes <= MOST_BYTES);
+            assert!(receipts.lock()[&1].bytes <= MOST_BYTES);
         }
         assert_eq!(receipts.ask(1, "0"), Asked::Unknown);
-        assert!(matches!(receipts.ask(1, "599"), Asked::Ended(_)));
-        let known = receipts.known.lock().unwrap();
+        assert!(matches!(receipts.ask(1, "199"), Asked::Ended(_)));
+        // And it is not made again.
+        assert!(matches!(receipts.ask(2, "n"), Asked::Ended(_)) && receipts.take(2, "n").is_none());
+        let known = &receipts.lock()[&1];
         assert_eq!(known.names.len(), known.ended.len());
+    }
+
+    #[test]
+    fn nothing_stays_of_jobs_that_are_over() {
+        let receipts = Arc::new(Receipts::default());
+        for key in 0..100 {
+            drop(receipts.take(key, "given up").unwrap());
+        }
+        assert_eq!(receipts.lock().len(), 1);
+        let under_way = receipts.take(1, "n").unwrap();
+        drop(receipts.take(2, "n"));
+        assert_eq!(receipts.ask(1, "n"), Asked::UnderWay);
+        drop(under_way);
     }
 
     #[test]
