@@ -115,6 +115,9 @@ pub enum Ask {
     },
     /// Calls, for the record. Not answered if all of them only begin.
     Calls(Vec<Called>),
+    /// A pipe for calls that begin, a [`Called::Begun`] a line: the daemon reads it before it takes what is asked here, and when the
+    /// gateway goes, so that nobody has to wake for a beginning.
+    Beginnings,
     /// A person's word on a call: one that was given is used up by the answer.
     Approval(Box<Held>),
     /// Answered once a person decided, or the approval ended.
@@ -188,6 +191,9 @@ pub enum Told {
     Errands(Vec<Errand>),
     /// It was heard.
     Noted,
+    /// The pipe's end to write to comes with this. What does not fit, or is longer than the kernel writes in one piece, is asked with
+    /// [`Ask::Calls`].
+    Beginnings,
     /// What becomes of a name.
     Named(Named),
     /// Slot of the job that asks; `None` for nobody's question.

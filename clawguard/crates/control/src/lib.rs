@@ -7,6 +7,7 @@ pub mod api;
 pub mod calls;
 pub mod channel;
 pub mod client;
+pub mod ends;
 pub mod model;
 pub mod route;
 pub mod server;

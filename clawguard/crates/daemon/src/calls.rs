@@ -1,8 +1,11 @@
 //! Calls of MCP, for the record: those that the gateway is making, and what became of them.
 
+mod beginnings;
+
 use std::{
     collections::{BTreeMap, HashMap},
     io, mem,
+    os::fd::OwnedFd,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -15,6 +18,7 @@ use evidence::chain::Kind;
 use serde::Serialize;
 use serde_json::json;
 
+use self::beginnings::Beginnings;
 use crate::{
     approvals::Approvals,
     core::{Core, Shared},
@@ -57,6 +61,7 @@ pub(crate) struct UnderWay(Arc<Mutex<Begun>>);
 struct Begun {
     calls: HashMap<u64, Box<Call>>,
     arguments: usize,
+    beginnings: Option<Beginnings>,
 }
 
 impl Calls {
@@ -89,10 +94,22 @@ impl UnderWay {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Opens the pipe in which the gateway writes what begins; its end of it. A gateway that asks again has begun anew.
+    pub(crate) fn beginnings(&self) -> io::Result<OwnedFd> {
+        let (ours, theirs) = Beginnings::new()?;
+        self.lock().beginnings = Some(ours);
+        Ok(theirs)
+    }
+
     /// Takes what the gateway says, in its order, and answers what is to be recorded.
-    pub(crate) fn sort(&self, called: Vec<Called>) -> Vec<Past> {
+    ///
+    /// # Errors
+    ///
+    /// If what it wrote into its pipe is not what a gateway writes.
+    pub(crate) fn sort(&self, called: Vec<Called>) -> io::Result<Vec<Past>> {
         let mut begun = self.lock();
         let mut past = Vec::new();
+        begun.read(&mut past)?;
         for said in called {
             match said {
                 Called::Begun(call) => past.extend(begun.begin(call)),
@@ -102,18 +119,31 @@ impl UnderWay {
                 Called::Refused(call) => past.push(Past { call: Some(capped(call)), ended: None }),
             }
         }
-        past
+        Ok(past)
     }
 
     fn give_up(&self) -> Vec<Past> {
-        let begun = mem::take(&mut *self.lock());
+        let mut begun = mem::take(&mut *self.lock());
+        let mut past = Vec::new();
+        if begun.read(&mut past).is_err() {
+            tracing::warn!("the gateway wrote a beginning that is none");
+        }
         let mut calls: Vec<Box<Call>> = begun.calls.into_values().collect();
         calls.sort_unstable_by_key(|call| call.number);
-        calls.into_iter().map(lost).collect()
+        past.extend(calls.into_iter().map(lost));
+        past
     }
 }
 
 impl Begun {
+    /// Takes what the gateway wrote into its pipe.
+    fn read(&mut self, past: &mut Vec<Past>) -> io::Result<()> {
+        let Some(mut beginnings) = self.beginnings.take() else { return Ok(()) };
+        let read = beginnings.read(|call| past.extend(self.begin(call)));
+        self.beginnings = Some(beginnings);
+        read
+    }
+
     /// Answers a call that there is no room to remember, or whose number was given anew.
     fn begin(&mut self, call: Box<Call>) -> Option<Past> {
         let mut call = capped(call);
@@ -381,6 +411,8 @@ pub(crate) fn tell(shared: &Shared, ask: Ask) -> Told {
 
 #[cfg(test)]
 mod tests {
+    use std::{fs::File, io::Write};
+
     use control::calls::Decision;
 
     use super::*;
@@ -432,23 +464,23 @@ mod tests {
     fn a_call_is_recorded_when_it_ends_or_was_not_made() {
         let calls = Calls::default();
         let (_, under_way) = calls.opened();
-        assert_eq!(under_way.sort(vec![Called::Begun(call(1)), Called::Begun(call(2))]), []);
-        let past = under_way.sort(vec![Called::Ended(ended(2)), Called::Refused(call(3))]);
+        assert_eq!(under_way.sort(vec![Called::Begun(call(1)), Called::Begun(call(2))]).unwrap(), []);
+        let past = under_way.sort(vec![Called::Ended(ended(2)), Called::Refused(call(3))]).unwrap();
         assert_eq!(statuses(&past), [(2, Some("ok")), (3, None)]);
         // In one batch too.
-        let past = under_way.sort(vec![Called::Begun(call(4)), Called::Ended(ended(4))]);
+        let past = under_way.sort(vec![Called::Begun(call(4)), Called::Ended(ended(4))]).unwrap();
         assert_eq!(statuses(&past), [(4, Some("ok"))]);
         // What never began is told all the same.
-        assert_eq!(statuses(&under_way.sort(vec![Called::Ended(ended(9))])), [(0, Some("ok"))]);
+        assert_eq!(statuses(&under_way.sort(vec![Called::Ended(ended(9))]).unwrap()), [(0, Some("ok"))]);
     }
 
     #[test]
     fn what_a_gateway_was_making_when_it_went_is_recorded_as_unknown() {
         let calls = Calls::default();
         let ((one, first), (two, second)) = (calls.opened(), calls.opened());
-        first.sort(vec![Called::Begun(call(2)), Called::Begun(call(1)), Called::Begun(call(3))]);
-        first.sort(vec![Called::Ended(ended(3))]);
-        second.sort(vec![Called::Begun(call(5))]);
+        first.sort(vec![Called::Begun(call(2)), Called::Begun(call(1)), Called::Begun(call(3))]).unwrap();
+        first.sort(vec![Called::Ended(ended(3))]).unwrap();
+        second.sort(vec![Called::Begun(call(5))]).unwrap();
         assert_eq!(statuses(&calls.closed(one)), [(1, Some(UNKNOWN)), (2, Some(UNKNOWN))]);
         assert_eq!(calls.closed(one), []);
         assert_eq!(statuses(&calls.all_closed()), [(5, Some(UNKNOWN))]);
@@ -456,9 +488,28 @@ mod tests {
     }
 
     #[test]
+    fn what_was_written_beside_the_channel_began_before_whatever_is_asked() {
+        let calls = Calls::default();
+        let (number, under_way) = calls.opened();
+        let mut pipe = File::from(under_way.beginnings().unwrap());
+        let mut begin =
+            |number| writeln!(pipe, "{}", serde_json::to_string(&Called::Begun(call(number))).unwrap()).unwrap();
+        begin(1);
+        begin(2);
+        assert_eq!(statuses(&under_way.sort(vec![Called::Ended(ended(2))]).unwrap()), [(2, Some("ok"))]);
+        begin(3);
+        assert_eq!(statuses(&calls.closed(number)), [(1, Some(UNKNOWN)), (3, Some(UNKNOWN))]);
+        // Whoever writes something else is no gateway.
+        let (_, under_way) = calls.opened();
+        let mut pipe = File::from(under_way.beginnings().unwrap());
+        writeln!(pipe, "{}", serde_json::to_string(&Called::Ended(ended(1))).unwrap()).unwrap();
+        assert!(under_way.sort(Vec::new()).is_err());
+    }
+
+    #[test]
     fn what_is_remembered_of_calls_has_bounds_and_nothing_goes_without_a_record() {
         let under_way = UnderWay::default();
-        let begin = |number| under_way.sort(vec![Called::Begun(call(number))]);
+        let begin = |number| under_way.sort(vec![Called::Begun(call(number))]).unwrap();
         for number in 0..MOST as u64 {
             assert_eq!(begin(number), []);
         }
@@ -468,10 +519,11 @@ mod tests {
         let under_way = UnderWay::default();
         let long = |number| Box::new(Call { arguments: Some("x".repeat(LONGEST_ARGUMENTS)), ..*call(number) });
         for number in 0..(MOST_ARGUMENTS / LONGEST_ARGUMENTS + 1) as u64 {
-            under_way.sort(vec![Called::Begun(long(number))]);
+            under_way.sort(vec![Called::Begun(long(number))]).unwrap();
         }
-        let kept =
-            |number| under_way.sort(vec![Called::Ended(ended(number))])[0].call.as_ref().unwrap().arguments.is_some();
+        let kept = |number| {
+            under_way.sort(vec![Called::Ended(ended(number))]).unwrap()[0].call.as_ref().unwrap().arguments.is_some()
+        };
         assert!(kept(0) && !kept((MOST_ARGUMENTS / LONGEST_ARGUMENTS) as u64));
     }
 
@@ -487,14 +539,14 @@ mod tests {
         let mut long = call(1);
         (long.tool, long.reported) = ("\u{e4}".repeat(LONGEST + 1), Some("y".repeat(5000)));
         long.arguments = Some("\u{e4}".repeat(LONGEST_ARGUMENTS));
-        let past = UnderWay::default().sort(vec![Called::Refused(long)]);
+        let past = UnderWay::default().sort(vec![Called::Refused(long)]).unwrap();
         let call = past[0].call.as_ref().unwrap();
         assert_eq!(call.tool, "\u{e4}".repeat(LONGEST) + "\u{2026}");
         assert_eq!(call.reported.as_ref().unwrap().chars().count(), LONGEST + 1);
         assert!(call.arguments.as_ref().unwrap().len() < LONGEST_ARGUMENTS + 4);
         let mut many = ended(1);
         many.classes = (0..1000).map(|i| (format!("{i}{}", "z".repeat(1000)), 1)).collect();
-        let past = UnderWay::default().sort(vec![Called::Ended(many)]);
+        let past = UnderWay::default().sort(vec![Called::Ended(many)]).unwrap();
         let classes = &past[0].ended.as_ref().unwrap().classes;
         assert!(classes.len() <= MOST_CLASSES && classes.keys().all(|class| class.chars().count() <= LONGEST + 1));
     }

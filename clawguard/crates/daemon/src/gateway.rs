@@ -18,6 +18,7 @@ use clawguard_common::{Addr, Reason, protocol, side};
 use control::{
     calls::{Called, Spawned},
     channel::{Answer, Ask, LONGEST, Named, Question, Told},
+    ends::{Writes, ends},
 };
 use evidence::chain::Kind;
 use fence::{AgentName, JobId};
@@ -31,7 +32,7 @@ use policy::{
 use serde_json::json;
 use sys::process::{Child, Program};
 use tokio::{
-    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Interest},
+    io::{AsyncBufReadExt, AsyncReadExt, BufReader},
     sync::{OwnedSemaphorePermit, Semaphore},
 };
 
@@ -334,7 +335,7 @@ pub(crate) fn is_gateway(core: &Core, peer: &sys::peer::Peer) -> bool {
 
 /// A channel's end to write to. Answers come in any order.
 #[derive(Clone)]
-struct Answers(Arc<tokio::sync::Mutex<tokio::net::unix::OwnedWriteHalf>>);
+struct Answers(Arc<tokio::sync::Mutex<Writes>>);
 
 impl Answers {
     async fn write(&self, id: u64, told: Told) {
@@ -347,16 +348,12 @@ impl Answers {
         text.push('\n');
         // A gateway that hung up is noticed by whoever reads.
         let written = tokio::time::timeout(UNREAD, async {
-            let mut write = self.0.lock().await;
+            let write = self.0.lock().await;
             let mut sent = 0;
             while sent == 0 && !descriptors.is_empty() {
-                let socket: &tokio::net::UnixStream = write.as_ref();
-                socket.writable().await?;
-                let tried = socket
-                    .try_io(Interest::WRITABLE, || sys::rights::send(socket.as_fd(), text.as_bytes(), descriptors));
-                match tried {
+                match sys::rights::send(write.socket().as_fd(), text.as_bytes(), descriptors) {
                     Ok(count) => sent = count,
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => write.writable().await?,
                     Err(error) => return Err(error),
                 }
             }
@@ -364,17 +361,20 @@ impl Answers {
         });
         if written.await.is_err() {
             // Half a line may be out: nothing more can be said on this channel.
-            let _ = self.0.lock().await.shutdown().await;
+            let _ = self.0.lock().await.shut();
         }
     }
 }
 
 /// Answers the gateway until it hangs up: each question by itself, because some wait. What it took and did not bring back is
 /// then asked for anew, and the calls that it was making are recorded.
-pub(crate) async fn serve(channel: tokio::net::UnixStream, shared: Arc<Shared>) {
+pub(crate) async fn serve(channel: UnixStream, shared: Arc<Shared>) {
+    let (read, write) = match ends(channel) {
+        Ok(ends) => ends,
+        Err(error) => return tracing::error!(%error, "the gateway's channel cannot be opened"),
+    };
     let (number, under_way) = shared.calls.opened();
     shared.lock().servers_opened(number);
-    let (read, write) = channel.into_split();
     let write = Answers(Arc::new(tokio::sync::Mutex::new(write)));
     let places = Arc::new(Semaphore::new(MOST_QUESTIONS));
     let waits = Arc::new(Semaphore::new(MOST_WAITING));
@@ -415,7 +415,10 @@ pub(crate) async fn serve(channel: tokio::net::UnixStream, shared: Arc<Shared>) 
         if let Ask::Calls(called) = ask {
             let answered = called.iter().any(Called::is_answered);
             // Sorted here, in the order in which they came; and recorded whatever becomes of the channel.
-            let past = under_way.sort(called);
+            let Ok(past) = under_way.sort(called) else {
+                tracing::warn!("the gateway wrote a beginning that is none");
+                break;
+            };
             if past.is_empty() && !answered {
                 continue;
             }
@@ -428,6 +431,18 @@ pub(crate) async fn serve(channel: tokio::net::UnixStream, shared: Arc<Shared>) 
                     drop(place);
                 })),
             }
+            continue;
+        }
+        if matches!(ask, Ask::Beginnings) {
+            let pipe = match under_way.beginnings() {
+                Ok(pipe) => pipe,
+                Err(error) => {
+                    tracing::warn!(%error, "there is no pipe for the calls that begin: they come by the channel");
+                    write.write(id, Told::Noted).await;
+                    continue;
+                }
+            };
+            write.write_with(id, Told::Beginnings, &[pipe.as_fd()]).await;
             continue;
         }
         answers.spawn(async move {

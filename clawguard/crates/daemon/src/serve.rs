@@ -21,7 +21,7 @@ use sys::{
     reactor,
 };
 use tokio::{
-    net::{UnixListener, UnixStream},
+    net::UnixListener,
     signal::unix::{SignalKind, signal},
 };
 
@@ -518,11 +518,7 @@ fn tell_systemd(states: &[NotifyState<'_>]) {
 
 fn tend_gateway(gateway: Option<&mut Gateway>, shared: &Arc<Shared>) {
     let Some(channel) = gateway.and_then(|gateway| gateway.tend(shared)) else { return };
-    let opened = channel.set_nonblocking(true).and_then(|()| UnixStream::from_std(channel));
-    match opened {
-        Ok(channel) => drop(tokio::spawn(gateway::serve(channel, Arc::clone(shared)))),
-        Err(error) => tracing::error!(%error, "the gateway's channel cannot be opened"),
-    }
+    drop(tokio::spawn(gateway::serve(channel, Arc::clone(shared))));
 }
 
 /// What is done once a second; most of it only when there is something to do.
@@ -577,7 +573,10 @@ async fn serve_channel(listener: UnixListener, shared: Arc<Shared>) {
         if known {
             let shared = Arc::clone(&shared);
             tokio::spawn(async move {
-                gateway::serve(stream, shared).await;
+                match stream.into_std() {
+                    Ok(stream) => gateway::serve(stream, shared).await,
+                    Err(error) => tracing::error!(%error, "the gateway's channel cannot be opened"),
+                }
                 drop(place);
             });
         } else {

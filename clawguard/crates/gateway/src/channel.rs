@@ -2,9 +2,13 @@
 
 use std::{
     collections::{HashMap, VecDeque},
+    fs::File,
     io, mem,
     net::SocketAddr,
-    os::fd::{AsFd, OwnedFd},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::net::UnixStream,
+    },
     path::Path,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -16,18 +20,12 @@ use bytes::{Buf, BytesMut};
 use control::{
     calls::Spawned,
     channel::{Answer, Ask, Errand, LONGEST, Names, Question, Told},
+    ends::{Reads, Writes, ends},
 };
-use tokio::{
-    io::Interest,
-    net::{
-        UnixStream,
-        unix::{OwnedReadHalf, OwnedWriteHalf},
-    },
-    sync::{Notify, Semaphore, SemaphorePermit, oneshot},
-};
+use tokio::sync::{Notify, Semaphore, SemaphorePermit, oneshot};
 
-/// An answer, and the two descriptors that came with it if it is a stdio server.
-type Answered = (Told, Option<(OwnedFd, OwnedFd)>);
+/// An answer, and the descriptors that belong to it.
+type Answered = (Told, Vec<OwnedFd>);
 /// Takes an answer, at once. Dropped if the daemon hangs up.
 type Hears = Box<dyn FnOnce(Answered) + Send>;
 /// Questions that wait for their answers; `None` once the daemon hung up.
@@ -74,21 +72,19 @@ fn hung_up() -> io::Error {
 
 impl Channel {
     /// Takes the channel on standard input, or calls the daemon's socket.
-    pub(crate) async fn open(at: &Path) -> io::Result<Self> {
+    pub(crate) fn open(at: &Path) -> io::Result<Self> {
         let stream = if at == Path::new("stdin") {
             let inherited: OwnedFd = io::stdin().as_fd().try_clone_to_owned()?;
-            let stream = std::os::unix::net::UnixStream::from(inherited);
-            stream.set_nonblocking(true)?;
-            UnixStream::from_std(stream)?
+            UnixStream::from(inherited)
         } else {
-            UnixStream::connect(at).await?
+            UnixStream::connect(at)?
         };
-        Ok(Self::over(stream))
+        Self::over(stream)
     }
 
     /// Takes this one.
-    pub(crate) fn over(stream: UnixStream) -> Self {
-        let (read, write) = stream.into_split();
+    pub(crate) fn over(stream: UnixStream) -> io::Result<Self> {
+        let (read, write) = ends(stream)?;
         let waiting: Waiting = Arc::new(Mutex::new(Some(HashMap::new())));
         let places = Semaphore::new(MOST_LINES);
         let out = Arc::new(Out { write, places, behind: Mutex::default(), more: Notify::new() });
@@ -99,7 +95,7 @@ impl Channel {
             behind.places.close();
             drop(lock(&hang_up).take());
         });
-        Self { last: AtomicU64::new(0), out, waiting }
+        Ok(Self { last: AtomicU64::new(0), out, waiting })
     }
 
     /// Asks and waits for the answer. May be given up at any time: a line that was begun is written to its end.
@@ -161,10 +157,19 @@ impl Channel {
         server: &str,
     ) -> io::Result<Result<(String, OwnedFd, OwnedFd), String>> {
         match self.answered(Ask::Spawn { slot, key, server: server.into() }).await? {
-            (Told::Spawned(Spawned::Running { id }), Some((input, output))) => Ok(Ok((id, input, output))),
+            (Told::Spawned(Spawned::Running { id }), descriptors) => {
+                let [input, output] = <[OwnedFd; 2]>::try_from(descriptors).map_err(|_| io::ErrorKind::InvalidData)?;
+                Ok(Ok((id, input, output)))
+            }
             (Told::Spawned(Spawned::Refused(why)), _) => Ok(Err(why)),
             _ => Err(io::ErrorKind::InvalidData.into()),
         }
+    }
+
+    /// Where to write that a call begins, if the daemon wants that beside the channel.
+    pub(crate) async fn beginnings(&self) -> io::Result<Option<File>> {
+        let (_, descriptors) = self.answered(Ask::Beginnings).await?;
+        Ok(descriptors.into_iter().next().map(File::from))
     }
 
     pub(crate) async fn errands(&self) -> io::Result<Vec<Errand>> {
@@ -181,7 +186,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// The way to the daemon. What fits is written at once, by whoever asks; no line is left half written.
 struct Out {
-    write: OwnedWriteHalf,
+    write: Writes,
     places: Semaphore,
     behind: Mutex<Behind>,
     more: Notify,
@@ -197,7 +202,7 @@ struct Behind {
 impl Out {
     fn write(&self, line: &[u8], place: SemaphorePermit<'_>) -> io::Result<()> {
         let mut behind = lock(&self.behind);
-        let sent = if behind.bytes.is_empty() { self.try_write(line)? } else { 0 };
+        let sent = if behind.bytes.is_empty() { self.write.try_write(line)? } else { 0 };
         if sent < line.len() {
             behind.bytes.extend_from_slice(&line[sent..]);
             behind.lines += 1;
@@ -205,13 +210,6 @@ impl Out {
             self.more.notify_one();
         }
         Ok(())
-    }
-
-    fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
-        match self.write.try_write(bytes) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
-            written => written,
-        }
     }
 
     /// Writes what did not fit, until the daemon hangs up.
@@ -223,7 +221,7 @@ impl Out {
                     return;
                 }
                 let mut behind = lock(&self.behind);
-                let Ok(sent) = self.try_write(&behind.bytes) else { return };
+                let Ok(sent) = self.write.try_write(&behind.bytes) else { return };
                 behind.bytes.advance(sent);
                 if behind.bytes.is_empty() {
                     behind.bytes = BytesMut::new();
@@ -236,21 +234,21 @@ impl Out {
 }
 
 /// Gives each answer to whoever waits for it, until the daemon hangs up.
-async fn hand_out(read: OwnedReadHalf, waiting: Waiting) {
+async fn hand_out(read: Reads, waiting: Waiting) {
     let mut lines =
         Lines { read, room: vec![0; AT_ONCE], have: Vec::new(), given: 0, looked: 0, descriptors: VecDeque::new() };
     while let Ok(line) = lines.next().await {
         let Ok(answer) = serde_json::from_slice::<Answer>(line) else { break };
-        let descriptors = match &answer.told {
-            // They came no later than the line's first byte.
-            Told::Spawned(Spawned::Running { .. }) => {
-                let (Some(input), Some(output)) = (lines.descriptors.pop_front(), lines.descriptors.pop_front()) else {
-                    break;
-                };
-                Some((input, output))
-            }
-            _ => None,
+        let belong = match &answer.told {
+            Told::Spawned(Spawned::Running { .. }) => 2,
+            Told::Beginnings => 1,
+            _ => 0,
         };
+        // They came no later than the line's first byte.
+        if lines.descriptors.len() < belong {
+            break;
+        }
+        let descriptors = lines.descriptors.drain(..belong).collect();
         let hears = lock(&waiting).as_mut().and_then(|waiting| waiting.remove(&answer.id));
         if let Some(hears) = hears {
             hears((answer.told, descriptors));
@@ -262,7 +260,7 @@ async fn hand_out(read: OwnedReadHalf, waiting: Waiting) {
 
 /// Lines of the channel, with the descriptors that come beside them.
 struct Lines {
-    read: OwnedReadHalf,
+    read: Reads,
     room: Vec<u8>,
     have: Vec<u8>,
     /// Where the line that was given out last ends.
@@ -300,26 +298,23 @@ impl Lines {
 
     /// Reads once.
     async fn more(&mut self) -> io::Result<()> {
-        let socket: &UnixStream = self.read.as_ref();
-        socket.readable().await?;
-        let mut came = Ok(0);
-        let tried = socket.try_io(Interest::READABLE, || {
-            let before = self.descriptors.len();
-            came = sys::rights::receive(socket.as_fd(), &mut self.room, &mut self.descriptors);
-            let nothing_more = match &came {
-                // Where there was room for more, and no descriptors ended it, the kernel need not be asked whether there is more.
-                Ok(count) => (1..self.room.len()).contains(count) && self.descriptors.len() == before,
-                Err(error) => error.kind() == io::ErrorKind::WouldBlock,
-            };
-            if nothing_more { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
-        });
+        let mut ready = self.read.readable().await?;
+        let before = self.descriptors.len();
+        let came = sys::rights::receive(ready.get_inner().as_fd(), &mut self.room, &mut self.descriptors);
         match came {
-            Ok(0) if tried.is_ok() => Err(hung_up()),
+            Ok(0) => Err(hung_up()),
             Ok(count) => {
+                // Where there was room for more, and no descriptors ended it, the kernel need not be asked whether there is more.
+                if count < self.room.len() && self.descriptors.len() == before {
+                    ready.clear_ready();
+                }
                 self.have.extend_from_slice(&self.room[..count]);
                 Ok(())
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                ready.clear_ready();
+                Ok(())
+            }
             Err(error) => Err(error),
         }
     }
@@ -335,7 +330,10 @@ impl crate::names::Daemon for Channel {
 mod tests {
     use std::time::Duration;
 
-    use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+    use tokio::{
+        io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
+        net::UnixStream,
+    };
 
     use super::*;
 
@@ -343,7 +341,7 @@ mod tests {
     async fn pair(name: &str) -> (Channel, UnixStream) {
         let at = std::env::temp_dir().join(format!("clawguard-channel-{}-{name}", std::process::id()));
         let listener = tokio::net::UnixListener::bind(&at).unwrap();
-        let channel = Channel::open(&at).await.unwrap();
+        let channel = Channel::open(&at).unwrap();
         std::fs::remove_file(&at).unwrap();
         (channel, listener.accept().await.unwrap().0)
     }
@@ -441,7 +439,7 @@ mod tests {
         for (task, name) in asking.into_iter().zip(["a", "b"]) {
             let (id, _input, output) = task.await.unwrap().unwrap().unwrap();
             let mut said = String::new();
-            io::Read::read_to_string(&mut std::fs::File::from(output), &mut said).unwrap();
+            io::Read::read_to_string(&mut File::from(output), &mut said).unwrap();
             assert_eq!((id.as_str(), said.as_str()), (name, name));
         }
     }

@@ -50,7 +50,7 @@ fn main() -> anyhow::Result<()> {
     set_limits().context("set the process's own limits")?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
     let ended = runtime.block_on(async {
-        let daemon = Arc::new(channel::Channel::open(&arguments.channel).await.context("reach the daemon")?);
+        let daemon = Arc::new(channel::Channel::open(&arguments.channel).context("reach the daemon")?);
         let (listen, [tools, models], names) = daemon.settings().await.context("ask the daemon where to listen")?;
         let sockets =
             names::Sockets::open().await.context("find a port for names that is free for both UDP and TCP")?;

@@ -2,9 +2,11 @@
 
 use std::{
     collections::BTreeMap,
+    fs::File,
+    io::Write,
     mem,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Instant,
@@ -23,6 +25,9 @@ const MOST_AT_ONCE: usize = 512;
 /// Bytes of arguments in one message.
 const MOST_ARGUMENTS: usize = 4 << 20;
 
+/// What a pipe takes in one piece (include/uapi/linux/limits.h).
+const PIPE_BUF: usize = 4096;
+
 /// Messages that wait for their answers; the daemon has a few more places.
 const UNDER_WAY: usize = 8;
 
@@ -38,6 +43,8 @@ pub(crate) struct Recorder {
     queue: Mutex<Vec<(Called, Option<oneshot::Sender<Answer>>)>>,
     filled: Notify,
     last: AtomicU64,
+    /// Where it is written that a call begins.
+    beginnings: OnceLock<File>,
 }
 
 /// A call that was begun. If nobody says how it ended, it ended as `otherwise`.
@@ -55,7 +62,7 @@ pub(crate) struct Begun {
 
 impl Recorder {
     pub(crate) fn new() -> Self {
-        Self { queue: Mutex::default(), filled: Notify::new(), last: AtomicU64::new(0) }
+        Self { queue: Mutex::default(), filled: Notify::new(), last: AtomicU64::new(0), beginnings: OnceLock::new() }
     }
 
     /// A number for a call.
@@ -66,7 +73,10 @@ impl Recorder {
     /// Notes that a call is being made.
     pub(crate) fn begin(self: &Arc<Self>, call: Call, since: Instant, bytes_in: u64) -> Begun {
         let number = call.number;
-        self.push(Called::Begun(Box::new(call)), None);
+        let begun = Called::Begun(Box::new(call));
+        if !self.written(&begun) {
+            self.push(begun, None);
+        }
         Begun {
             recorder: Arc::clone(self),
             number,
@@ -78,6 +88,16 @@ impl Recorder {
             otherwise: "cancelled",
             told: false,
         }
+    }
+
+    /// Writes that a call begins where the daemon reads it before anything that is told afterwards; it has it even if this process
+    /// ends now. Answers whether there was room for it.
+    fn written(&self, begun: &Called) -> bool {
+        let Some(mut pipe) = self.beginnings.get() else { return false };
+        let Ok(mut line) = serde_json::to_vec(begun) else { return false };
+        line.push(b'\n');
+        // All of it or nothing.
+        line.len() <= PIPE_BUF && pipe.write(&line).is_ok()
     }
 
     /// Records that a call was not made.
@@ -104,6 +124,10 @@ impl Recorder {
     /// Tells the daemon, until it hangs up. What is told later is heard later, though nobody waits for one answer before the next
     /// message.
     pub(crate) async fn run(&self, daemon: &Channel) -> std::io::Result<()> {
+        if let Some(pipe) = daemon.beginnings().await? {
+            // Nobody else sets it.
+            let _ = self.beginnings.set(pipe);
+        }
         let places = Arc::new(Semaphore::new(UNDER_WAY));
         loop {
             self.filled.notified().await;
@@ -183,5 +207,57 @@ impl Drop for Begun {
             let ended = self.ended(self.otherwise);
             self.recorder.note(Called::Ended(ended));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{io::Read, os::unix::net::UnixStream};
+
+    use control::channel::{Answer, Question};
+
+    use super::*;
+
+    fn call(number: u64, arguments: Option<String>) -> Call {
+        let text = serde_json::json!({ "number": number, "slot": 1, "key": 1, "session": "", "server": "crm", "method": "tools/call",
+            "tool": "get", "arguments_hash": "", "arguments": arguments, "decision": "allowed", "reason": "allowed", "risk": "low",
+            "class": "read", "contract": "", "count": 1 });
+        serde_json::from_value(text).unwrap()
+    }
+
+    #[tokio::test]
+    async fn that_a_call_begins_is_written_before_its_beginning_is_known_here_and_what_does_not_fit_is_told() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let channel = Channel::over(ours).unwrap();
+        let (mut pipe, end) = std::io::pipe().unwrap();
+        let recorder = Arc::new(Recorder::new());
+        let running = Arc::clone(&recorder);
+        tokio::spawn(async move { running.run(&channel).await });
+        let daemon = tokio::task::spawn_blocking(move || {
+            let mut room = [0; 1024];
+            let count = (&theirs).read(&mut room).unwrap();
+            let Question { id, ask } = serde_json::from_slice(&room[..count]).unwrap();
+            assert_eq!(ask, Ask::Beginnings);
+            let mut line = serde_json::to_vec(&Answer { id, told: Told::Beginnings }).unwrap();
+            line.push(b'\n');
+            sys::rights::send(std::os::fd::AsFd::as_fd(&theirs), &line, &[std::os::fd::AsFd::as_fd(&end)]).unwrap();
+            theirs
+        });
+        let theirs = daemon.await.unwrap();
+        while recorder.beginnings.get().is_none() {
+            tokio::task::yield_now().await;
+        }
+        let _begun = recorder.begin(call(1, None), Instant::now(), 0);
+        let mut room = [0; 8192];
+        let count = pipe.read(&mut room).unwrap();
+        let read: Called = serde_json::from_slice(&room[..count]).unwrap();
+        assert_eq!(read, Called::Begun(Box::new(call(1, None))));
+        let long = call(2, Some("x".repeat(PIPE_BUF)));
+        let _begun = recorder.begin(long.clone(), Instant::now(), 0);
+        let told = tokio::task::spawn_blocking(move || {
+            let count = (&theirs).read(&mut room).unwrap();
+            serde_json::from_slice::<Question>(&room[..count]).unwrap().ask
+        });
+        assert_eq!(told.await.unwrap(), Ask::Calls(vec![Called::Begun(Box::new(long))]));
     }
 }

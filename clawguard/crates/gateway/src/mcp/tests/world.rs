@@ -218,7 +218,7 @@ impl World {
         });
         let (ours, theirs) = UnixStream::pair().unwrap();
         tokio::spawn(serve_daemon(Arc::clone(&daemon), theirs));
-        let channel = Arc::new(Channel::over(ours));
+        let channel = Arc::new(Channel::over(ours.into_std().unwrap()).unwrap());
         let gate = Arc::new(Gate::new(Arc::clone(&channel), PORT, Data::new().unwrap()));
         let known = tokio::sync::watch::Sender::new(0);
         follow_once(&gate, &known).await.unwrap();

@@ -221,7 +221,7 @@ impl World {
         });
         let (ours, theirs) = UnixStream::pair().unwrap();
         tokio::spawn(serve_daemon(Arc::clone(&daemon), theirs));
-        let channel = Arc::new(Channel::over(ours));
+        let channel = Arc::new(Channel::over(ours.into_std().unwrap()).unwrap());
         let shared = Arc::new(Shared::new(channel, 9480, mcp::data()));
         let known = watch::Sender::new(0);
         mcp::follow_once(&shared, &known).await.unwrap();
