@@ -194,7 +194,13 @@ impl Core {
             .values()
             .map(|job| (job.enrolled.key, self.fence.connections(job.enrolled.slot).models))
             .collect();
-        self.join.listens(channel, counted);
+        let untold = self.join.listens(channel, key, &counted);
+        if untold > 0 {
+            // Whose they were is known, and not what became of them: a gateway that ends cannot tell of its last moment.
+            let why = "the gateway before ended, and had not told of these connections for model calls";
+            tracing::warn!(untold, why);
+            self.note(Kind::Alert, json!({ "alert": "connections_untold", "why": why, "count": untold }));
+        }
         self.models_at = Some((at, key));
         self.route_models();
     }
@@ -355,6 +361,7 @@ impl Core {
     /// A job is over: what is counted of it no longer rises.
     pub(crate) fn models_ended(&mut self, job: &JobId) {
         let Some(key) = self.jobs.get(job).map(|job| job.enrolled.key) else { return };
+        self.join.gone(key);
         let Some(counted) = self.models_counted(&key).filter(|counted| *counted != Counted::default()) else { return };
         let gaps = self.join.ended(key, counted, std::time::Instant::now());
         let Some((job, agent)) = self.owners.get(&key).cloned() else { return };

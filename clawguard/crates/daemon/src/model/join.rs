@@ -67,7 +67,10 @@ pub(crate) struct Counted {
 /// Both sides' numbers.
 #[derive(Default)]
 pub(crate) struct Join {
-    /// The channel of the gateway to which connections go now.
+    /// The gateway to which connections go now, by the key of its job: another process is another job. It has to tell of every
+    /// connection, whatever it does with its channel.
+    gateway: Option<u64>,
+    /// The channel on which it tells.
     channel: Option<u64>,
     jobs: BTreeMap<u64, Side>,
     /// Jobs that are over, and since when.
@@ -123,23 +126,36 @@ impl Side {
 
 impl Join {
     /// A gateway listens from now on: connections that earlier ones took with them can no longer be told of. `counted` is what the
-    /// kernel has counted of each job so far.
-    pub(crate) fn listens(&mut self, channel: u64, counted: impl IntoIterator<Item = (u64, u64)>) {
-        // One that says so again would have what it did not tell of forgotten.
-        if self.channel == Some(channel) {
-            return;
-        }
+    /// kernel has counted of each job so far. Answers of how many nothing was told.
+    pub(crate) fn listens(&mut self, channel: u64, gateway: u64, counted: &[(u64, u64)]) -> u64 {
         self.channel = Some(channel);
+        // One that says so again, or by another channel, would have what it did not tell of forgotten.
+        if self.gateway.replace(gateway) == Some(gateway) {
+            return 0;
+        }
         self.ended.clear();
-        let known: BTreeMap<u64, u64> = self.jobs.iter().map(|(key, side)| (*key, side.direct)).collect();
-        let side = |(key, base)| (key, Side { direct: known.get(&key).copied().unwrap_or(0), ..Side::under(base) });
-        self.jobs = counted.into_iter().map(side).collect();
+        let known = std::mem::take(&mut self.jobs);
+        let mut untold = 0;
+        for (key, counted) in counted {
+            let former = known.get(key);
+            untold += counted.saturating_sub(former.map_or(0, |side| side.base + side.accepted));
+            let direct = former.map_or(0, |side| side.direct);
+            self.jobs.insert(*key, Side { direct, ..Side::under(*counted) });
+        }
+        untold
     }
 
     /// A channel ended.
     pub(crate) fn hung_up(&mut self, channel: u64) {
         if self.channel == Some(channel) {
             self.channel = None;
+        }
+    }
+
+    /// A gateway's job is over, and nothing more will be told of its connections.
+    pub(crate) fn gone(&mut self, gateway: u64) {
+        if self.gateway == Some(gateway) {
+            (self.gateway, self.channel) = (None, None);
         }
     }
 
@@ -158,7 +174,7 @@ impl Join {
 
     /// What the kernel has counted of a job by now. To be asked once a second.
     pub(crate) fn counted(&mut self, key: u64, counted: Counted, now: Instant) -> Vec<Gap> {
-        let listening = self.channel.is_some();
+        let listening = self.gateway.is_some();
         let side = self.jobs.entry(key).or_default();
         let direct = counted.direct.saturating_sub(side.direct);
         side.direct = side.direct.max(counted.direct);
@@ -233,7 +249,7 @@ impl Join {
         {
             let Some((key, _)) = self.ended.pop_front() else { break };
             let Some(mut side) = self.jobs.remove(&key) else { continue };
-            if self.channel.is_none() {
+            if self.gateway.is_none() {
                 continue;
             }
             let mut gaps: Vec<Gap> = side.unreported(now).into_iter().collect();

@@ -4,6 +4,9 @@ use proptest::prelude::*;
 
 use super::*;
 
+/// The key of its job.
+const GATEWAY: u64 = 100;
+
 fn told(key: u64, accepted: u64, empty: u64) -> ModelConnections {
     ModelConnections { slot: 1, key, accepted, empty }
 }
@@ -15,7 +18,7 @@ fn models(models: u64) -> Counted {
 /// A gateway that listens, and a job of which the kernel counted three connections.
 fn three() -> (Join, Instant) {
     let (mut join, now) = (Join::default(), Instant::now());
-    join.listens(1, []);
+    join.listens(1, GATEWAY, &[]);
     assert_eq!(join.counted(7, models(3), now), []);
     (join, now)
 }
@@ -56,10 +59,28 @@ fn what_the_gateway_makes_up_is_found_at_once() {
 }
 
 #[test]
-fn a_gateway_that_listens_anew_by_the_same_channel_has_nothing_forgotten() {
+fn a_gateway_that_listens_anew_has_nothing_forgotten_by_whichever_channel() {
+    for channel in [1, 2] {
+        for hangs_up in [false, true] {
+            let (mut join, now) = three();
+            if hangs_up {
+                join.hung_up(1);
+            }
+            assert_eq!(join.listens(channel, GATEWAY, &[(7, 3)]), 0);
+            assert_eq!(join.told(channel, &told(7, 1, 0), Some(3)), None);
+            assert_eq!(join.counted(7, models(3), now + GRACE), [Gap::Unreported(2)]);
+        }
+    }
+}
+
+#[test]
+fn a_gateway_without_a_channel_is_asked_for_its_connections_all_the_same() {
     let (mut join, now) = three();
-    join.listens(1, [(7, 3)]);
+    join.hung_up(1);
+    assert_eq!(join.told(1, &told(7, 3, 0), Some(3)), None);
     assert_eq!(join.counted(7, models(3), now + GRACE), [Gap::Unreported(3)]);
+    assert_eq!(join.ended(7, models(4), now + GRACE), []);
+    assert_eq!(join.settled(now + GRACE + SETTLES * 2), [(7, vec![])]);
 }
 
 #[test]
@@ -102,16 +123,23 @@ fn a_connection_around_the_gateway_is_told_each_time() {
     let (mut join, now) = three();
     assert_eq!(join.counted(7, Counted { models: 3, direct: 2 }, now), [Gap::Direct(2)]);
     assert_eq!(join.counted(7, Counted { models: 3, direct: 2 }, now), []);
-    join.listens(2, [(7, 3)]);
+    join.listens(2, GATEWAY + 1, &[(7, 3)]);
     assert_eq!(join.counted(7, Counted { models: 3, direct: 3 }, now), [Gap::Direct(1)]);
 }
 
 #[test]
 fn a_gateway_that_went_takes_its_connections_with_it() {
     let (mut join, now) = three();
+    assert_eq!(join.told(1, &told(7, 1, 0), Some(3)), None);
     join.hung_up(1);
+    join.gone(GATEWAY);
     assert_eq!(join.counted(7, models(3), now + GRACE * 2), []);
-    join.listens(2, [(7, 3)]);
+    // How many those were is told of, once.
+    assert_eq!(join.listens(2, GATEWAY + 1, &[(7, 3), (8, 0)]), 2);
+    assert_eq!(join.listens(3, GATEWAY + 2, &[(7, 3)]), 0);
+    assert_eq!(join.listens(2, GATEWAY + 1, &[(7, 3)]), 0);
+    // A former one's job that is over is not this one's.
+    join.gone(GATEWAY);
     assert_eq!(join.told(2, &told(7, 0, 0), Some(3)), None);
     assert_eq!(join.counted(7, models(3), now + GRACE * 4), []);
     assert_eq!(join.counted(7, models(3), now + GRACE * 6), []);
@@ -153,7 +181,7 @@ impl History {
     fn run(steps: &[(u64, Step)], hide: Option<usize>, make_up: bool) -> Self {
         let mut history = Self::default();
         let mut now = Instant::now();
-        history.join.listens(1, []);
+        history.join.listens(1, GATEWAY, &[]);
         let seconds = [(0, Step::Second); 8];
         for (at, (job, step)) in steps.iter().chain(&seconds).enumerate() {
             let job = *job as usize;
