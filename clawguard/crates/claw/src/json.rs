@@ -236,7 +236,14 @@ pub fn quote(text: &str, into: &mut String) {
 
 /// Where the first byte is that does not stand for itself in a string.
 fn special(text: &str) -> Option<usize> {
-    text.bytes().position(|byte| matches!(byte, b'"' | b'\\' | 0..0x20))
+    /// So many are looked at in one instruction.
+    const AT_ONCE: usize = 16;
+    let is = |byte: &u8| matches!(byte, b'"' | b'\\' | 0..0x20);
+    let bytes = text.as_bytes();
+    let (pieces, _) = bytes.as_chunks::<AT_ONCE>();
+    let plain = pieces.iter().take_while(|piece| !piece.iter().fold(false, |any, byte| any | is(byte))).count();
+    let from = plain * AT_ONCE;
+    bytes[from..].iter().position(is).map(|at| from + at)
 }
 
 fn escape(byte: u8, into: &mut String) {
@@ -357,7 +364,7 @@ pub fn parse(text: &[u8], limits: Limits) -> Result<Value, Error> {
     }
     let text =
         std::str::from_utf8(text).map_err(|error| Error::Syntax { at: error.valid_up_to(), expected: "UTF-8" })?;
-    let mut parser = Parser { text, at: 0, depth: 0, limit: limits.depth };
+    let mut parser = Parser { text, at: 0, depth: 0, limit: limits.depth, members: Vec::new() };
     parser.space();
     let value = parser.value()?;
     parser.space();
@@ -367,7 +374,7 @@ pub fn parse(text: &[u8], limits: Limits) -> Result<Value, Error> {
 /// A name that is there for the second time.
 fn twice(members: &[Member]) -> Option<&str> {
     /// Up to here looking at all pairs is faster than a set.
-    const FEW: usize = 12;
+    const FEW: usize = 16;
     let mut names = members.iter().map(|(name, _)| &**name);
     if members.len() <= FEW {
         return names
@@ -388,6 +395,8 @@ struct Parser<'a> {
     at: usize,
     depth: usize,
     limit: usize,
+    /// Those of all objects that are open: each object takes its own from here when it ends, and no place too many.
+    members: Vec<Member>,
 }
 
 impl Parser<'_> {
@@ -464,10 +473,10 @@ impl Parser<'_> {
     }
 
     fn object(&mut self) -> Result<Value, Error> {
-        let mut members = Vec::new();
         if self.eat(b'}') {
-            return Ok(Value::Object(members));
+            return Ok(Value::Object(Vec::new()));
         }
+        let first = self.members.len();
         loop {
             if self.peek() != Some(b'"') {
                 return self.fail("a member's name");
@@ -478,7 +487,8 @@ impl Parser<'_> {
                 return self.fail("a colon");
             }
             self.space();
-            members.push((name, self.value()?));
+            let value = self.value()?;
+            self.members.push((name, value));
             self.space();
             if self.eat(b'}') {
                 break;
@@ -488,6 +498,7 @@ impl Parser<'_> {
             }
             self.space();
         }
+        let members: Vec<Member> = self.members.drain(first..).collect();
         match twice(&members) {
             Some(name) => Err(Error::Duplicate { at: self.at, name: name.chars().take(64).collect() }),
             None => Ok(Value::Object(members)),

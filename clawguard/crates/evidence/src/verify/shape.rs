@@ -119,6 +119,23 @@ macro_rules! envelope {
 }
 pub(super) use envelope;
 
+/// Where the last member was found: the next one mostly comes right after it.
+#[derive(Default)]
+struct Place(usize);
+
+impl Place {
+    fn find<'v>(&mut self, members: &'v [(Box<str>, Value)], name: &str) -> Option<&'v Value> {
+        let (before, after) = members.split_at_checked(self.0).unwrap_or((members, &[]));
+        let is = |(known, _): &(Box<str>, Value)| **known == *name;
+        let at = match after.iter().position(is) {
+            Some(at) => before.len() + at,
+            None => before.iter().position(is)?,
+        };
+        self.0 = at + 1;
+        members.get(at).map(|(_, value)| value)
+    }
+}
+
 impl Shape {
     /// Whether a value has this shape; if not, where it first differs.
     pub(super) fn check(&self, value: &Value, at: At<'_>) -> Result<(), Fault> {
@@ -172,14 +189,23 @@ impl Shape {
             }
             Self::Object { members, open } => {
                 let Value::Object(found) = value else { return other("an object") };
-                if let Some(missing) = members.iter().find(|member| member.needed && value.get(member.name).is_none()) {
-                    return Err(at.fault(missing.name, Code::Schema, "it is missing"));
+                let (mut place, mut known) = (Place::default(), 0);
+                for member in *members {
+                    match place.find(found, member.name) {
+                        Some(_) => known += 1,
+                        None if member.needed => return Err(at.fault(member.name, Code::Schema, "it is missing")),
+                        None => {}
+                    }
                 }
-                let known = |name: &str| members.iter().any(|member| member.name == name);
-                if let Some((name, _)) = found.iter().find(|(name, _)| !open && !known(name)) {
+                let unknown = |name: &str| !members.iter().any(|member| member.name == name);
+                if !open
+                    && known < found.len()
+                    && let Some((name, _)) = found.iter().find(|(name, _)| unknown(name))
+                {
                     return Err(at.fault(name, Code::Schema, "nothing of that name is known"));
                 }
-                members.iter().try_for_each(|member| match value.get(member.name) {
+                let mut place = Place::default();
+                members.iter().try_for_each(|member| match place.find(found, member.name) {
                     Some(inner) => member.shape.check(inner, at.name(member.name)),
                     None => Ok(()),
                 })
