@@ -280,6 +280,13 @@ impl Core {
         // A gateway of an earlier daemon does not know this one.
         if let Some(job) = self.jobs.get(&id) {
             let _ = fs::write(job.directory.join("cgroup.kill"), "1");
+            // What the kernel sends for its sockets when they close is told to its clients only while it is a job.
+            for _ in 0..50 {
+                if sys::cgroup::populated(&job.directory).is_ok_and(|populated| !populated) {
+                    break;
+                }
+                std::thread::sleep(Duration::from_millis(10));
+            }
             drop(self.end_job(JOB, &json!({ "channel": "daemon" })));
             self.await_empty(&id);
         }
