@@ -6,7 +6,7 @@
 
 use std::{fs, thread, time::Duration};
 
-use e2e::{Identity::Nobody, McpServer, World};
+use e2e::{Identity::Nobody, McpServer, Outside, Provider, World};
 use serde_json::{Value, json};
 
 const CRM: &str = "203.0.113.10:443";
@@ -15,6 +15,8 @@ const MODEL: &str = "203.0.113.66:443";
 const ELSEWHERE: &str = "203.0.113.99:443";
 const MCP: &str = "127.0.0.1:3901";
 const TOOLS: &str = "http://127.0.0.1:9480/s/crm-mcp/mcp";
+const PROVIDER: &str = "127.0.0.1:3911";
+const MODELS: &str = "127.0.0.1:9481";
 
 fn heading(text: &str) {
     println!("\n\x1b[1m{text}\x1b[0m");
@@ -92,6 +94,57 @@ fn tools(world: &World, server: &McpServer) {
     println!("  the server heard of   {}", server.called().join(" "));
 }
 
+/// One job whose commands are told to it, a line each.
+fn job(world: &World) -> (Outside, String) {
+    let script = format!("P={}; echo ready; while read -r line; do eval \"$line\" 2>&1; done", world.probe());
+    let mut job = world.agent_runs_on("crm-agent", Nobody, &["sh", "-c", &script]);
+    job.until("ready");
+    let status = world.json(&["status"]);
+    let mut jobs = status["jobs"].as_array().unwrap().iter();
+    let own = jobs.find(|job| job["agent"] == "crm-agent" && job["state"] == "running");
+    let id = own.unwrap_or_else(|| panic!("{status}"))["id"].as_str().unwrap();
+    (job, id.to_owned())
+}
+
+/// The job calls a model; what it was answered is shown and must have this in it.
+fn job_asks(job: &mut Outside, model: &str, expected: &str) {
+    let body = json!({ "model": model, "messages": [{ "role": "user", "content": "Is the case closed?" }] });
+    job.say(&format!("$P model call {MODELS} '{body}'"));
+    let said = job.line();
+    assert!(said.contains(expected), "{model}: {said} instead of {expected}");
+    let answer: Value = serde_json::from_str(said.split_once(' ').unwrap().1).unwrap();
+    let meaning = match answer.get("_receipt_envelope") {
+        Some(receipt) => format!("answered, with a receipt signed by {}", receipt["signer_did"].as_str().unwrap()),
+        None => answer["error"]["message"].as_str().unwrap().to_owned(),
+    };
+    println!("  agent -> {model:14} {meaning}");
+}
+
+/// Models, and what is left of a job that is over: a bundle that anybody can verify.
+fn models(world: &World, provider: &Provider) {
+    heading("6. Models: one way too, with the host's key; every call leaves a receipt");
+    let (mut job, id) = job(world);
+    job_asks(&mut job, "gpt-5-mini", "_receipt_envelope");
+    job_asks(&mut job, "o9-untested", "error");
+    let heard = provider.heard();
+    assert_eq!(heard.len(), 1);
+    println!(
+        "  the provider was asked once, with the key {}; the agent had sent sk-dummy",
+        heard[0].headers["authorization"].trim_start_matches("Bearer ")
+    );
+    job.say(&format!("$P tools call {TOOLS} get_case '{{\"id\":7}}'"));
+    job.line();
+    job.say(&format!("$P tcp {MODEL} x"));
+    job.line();
+    assert_eq!(job.finish().status, 0);
+    world.eventually("the job's end", |world| world.audit("job_end").iter().any(|end| end["job"] == id.as_str()));
+
+    heading("7. The evidence of that job, for whoever was not there");
+    let file = |name: &str| world.directory.join(name).to_str().unwrap().to_owned();
+    clawguard(world, &["bundle", "export", &id, "--out", &file("evidence")]);
+    clawguard(world, &["bundle", "verify", &file("evidence"), "--trust", &file("evidence/trust.json")]);
+}
+
 /// The first approval's id, wherever it stands.
 fn id_of(value: &Value) -> String {
     match value {
@@ -118,8 +171,10 @@ fn main() {
     println!("  $ clawguard keygen --out /key.jwk\n    {did}");
     world.trust(&did);
     let server = McpServer::start(MCP);
-    world.configure(&server.configuration("crm-mcp", "low"));
-    let payload = json!({ "policy_version": "1", "policy_id": "crm-agent", "issuer_did": did, "metadata": { "clawguard.v1": {
+    let provider = Provider::start(PROVIDER);
+    world.configure(&format!("{}{}", server.configuration("crm-mcp", "low"), provider.configuration()));
+    let payload = json!({ "policy_version": "1", "policy_id": "crm-agent", "issuer_did": did,
+        "allowed_providers": ["openai"], "allowed_models": ["gpt-*"], "metadata": { "clawguard.v1": {
         "sequence": 1,
         "not_after": "2100-01-01T00:00:00Z",
         "egress": [
@@ -168,7 +223,9 @@ fn main() {
 
     tools(&world, &server);
 
-    heading("6. The evidence");
+    models(&world, &provider);
+
+    heading("8. The log of it all");
     thread::sleep(Duration::from_millis(1500));
     let metrics = world.http_get("127.0.0.1:9477", "/metrics");
     let told = [
@@ -176,6 +233,7 @@ fn main() {
         "clawguard_bypass_alerts_total",
         "clawguard_kill_flips_total",
         "clawguard_mcp_calls_total",
+        "clawguard_model_calls_total",
     ];
     let lines: Vec<&str> = metrics.lines().filter(|line| told.iter().any(|name| line.starts_with(name))).collect();
     assert!(!lines.is_empty());
