@@ -8,43 +8,59 @@ const MASK: &str = "[REDACTED]";
 
 /// Applies the rules to a request's body, one after the other. Answers how many places they changed.
 pub(crate) fn redact(body: &mut Json, rules: &[Redaction]) -> u64 {
-    rules.iter().map(|rule| at(body, &rule.steps, rule.action)).sum()
+    let one = |rule: &Redaction| {
+        let done = at(body, &rule.steps, rule.action);
+        if done.gone {
+            *body = Json::Object(Vec::new());
+        }
+        done.places
+    };
+    rules.iter().map(one).sum()
 }
 
-fn at(value: &mut Json, steps: &[Step], action: Action) -> u64 {
-    let Some((step, rest)) = steps.split_first() else { return 0 };
-    match (step, value) {
-        (Step::Member(name), Json::Object(members)) => {
-            let Some(at) = members.iter().position(|(there, _)| there == name) else { return 0 };
-            if rest.is_empty() && action == Action::Remove {
-                members.remove(at);
-                return 1;
+/// What became of a value.
+#[derive(Default)]
+struct Done {
+    /// How many places in it were changed.
+    places: u64,
+    /// Whether it is to be taken out itself.
+    gone: bool,
+}
+
+/// Follows a path, by whatever spelling and in whatever form providers take what it names: a list of one may stand without its
+/// brackets, and a text for a list of one part.
+fn at(value: &mut Json, steps: &[Step], action: Action) -> Done {
+    let text = value.as_str().is_some() && steps.iter().all(Step::is_in_text);
+    let Some((step, rest)) = steps.split_first().filter(|_| !text) else { return left_out(value, action) };
+    let mut places = 0;
+    let mut stays = |value: &mut Json, steps: &[Step]| {
+        let done = at(value, steps, action);
+        places += done.places;
+        !done.gone
+    };
+    match (step, &mut *value) {
+        (Step::Member(_), Json::Object(members)) => {
+            members.retain_mut(|(name, value)| !step.leads_to(name) || stays(value, rest));
+        }
+        (Step::Member(_), Json::Array(items)) => items.retain_mut(|item| stays(item, steps)),
+        (Step::Items, Json::Array(items)) => items.retain_mut(|item| stays(item, rest)),
+        (Step::Item(at), Json::Array(items)) => {
+            if items.get_mut(*at).is_some_and(|item| !stays(item, rest)) {
+                items.remove(*at);
             }
-            members.get_mut(at).map_or(0, |(_, value)| within(value, rest, action))
         }
-        (Step::Items, Json::Array(items)) if rest.is_empty() && action == Action::Remove => {
-            let removed = items.len() as u64;
-            items.clear();
-            removed
-        }
-        (Step::Items, Json::Array(items)) => items.iter_mut().map(|item| within(item, rest, action)).sum(),
-        (Step::Item(at), Json::Array(items)) if *at < items.len() && rest.is_empty() && action == Action::Remove => {
-            items.remove(*at);
-            1
-        }
-        (Step::Item(at), Json::Array(items)) => items.get_mut(*at).map_or(0, |item| within(item, rest, action)),
-        _ => 0,
+        (Step::Items | Step::Item(0), Json::Object(_)) => return at(value, rest, action),
+        _ => {}
     }
+    Done { places, gone: false }
 }
 
-fn within(value: &mut Json, rest: &[Step], action: Action) -> u64 {
-    if !rest.is_empty() {
-        return at(value, rest, action);
-    }
+fn left_out(value: &mut Json, action: Action) -> Done {
     let instead = match action {
+        Action::Remove => return Done { places: 1, gone: true },
         Action::Hash => format!("[HASH:sha256:{}]", value.canonical_hash()),
-        Action::Mask | Action::Remove => MASK.to_owned(),
+        Action::Mask => MASK.to_owned(),
     };
     *value = instead.into();
-    1
+    Done { places: 1, gone: false }
 }

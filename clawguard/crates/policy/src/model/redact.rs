@@ -20,6 +20,45 @@ pub enum Step {
     Item(usize),
 }
 
+/// Words in which providers' APIs say the same, as [`folded`]: whoever may call several would choose the one that no rule names.
+const SAME: [&[&str]; 3] = [
+    &["messages", "input", "contents"],
+    &["content", "parts", "output"],
+    &["system", "instructions", "systeminstruction"],
+];
+
+/// A name as the most lenient reader takes it: protocol buffers read `systemInstruction` and `system_instruction`, Go passes over case
+/// and what Unicode folds to ASCII.
+fn folded(name: &str) -> impl Iterator<Item = char> {
+    let letters = name.chars().filter(|letter| !matches!(letter, '_' | '-'));
+    letters.flat_map(char::to_uppercase).flat_map(char::to_lowercase)
+}
+
+fn same(name: &str, folded_other: &str) -> bool {
+    folded(name).eq(folded_other.chars())
+}
+
+impl Step {
+    /// Whether it leads to a member of that name: by its own name, in any spelling that a reader takes for it, or by another API's
+    /// word for the same.
+    #[must_use]
+    pub fn leads_to(&self, name: &str) -> bool {
+        let Self::Member(own) = self else { return false };
+        let of = |name: &str| SAME.iter().position(|words| words.iter().any(|word| same(name, word)));
+        **own == *name || folded(own).eq(folded(name)) || of(own).is_some_and(|words| of(name) == Some(words))
+    }
+
+    /// Whether a bare text may stand where this step leads on: providers take one for a list of one part, or of one message.
+    #[must_use]
+    pub fn is_in_text(&self) -> bool {
+        match self {
+            Self::Items | Self::Item(0) => true,
+            Self::Item(_) => false,
+            Self::Member(name) => same(name, "text") || self.leads_to("content"),
+        }
+    }
+}
+
 /// What becomes of what a path leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Action {

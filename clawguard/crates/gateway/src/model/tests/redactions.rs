@@ -38,7 +38,7 @@ fn each_action_does_what_it_says() {
     assert_eq!((&emptied["messages"], places), (&json!([]), 3));
     let (same, places) = redacted(
         text,
-        &[rule("$.nowhere.x", Action::Remove), rule("$.user[*]", Action::Mask), rule("$.messages[9]", Action::Mask)],
+        &[rule("$.nowhere.x", Action::Remove), rule("$.user.name", Action::Mask), rule("$.messages[9]", Action::Mask)],
     );
     assert_eq!((same, places), (serde_json::from_str(text).unwrap(), 0));
 }
@@ -67,6 +67,44 @@ async fn what_is_left_out_is_gone_before_it_is_judged_hashed_and_sent() {
     assert!(world.provider.is_unasked());
 }
 
+#[test]
+fn a_rule_reaches_what_it_names_by_whatever_spelling_and_in_whatever_form() {
+    let text = "$.messages[*].content[*].text";
+    for (path, body) in [
+        ("$.systemInstruction", r#"{"system_instruction":"SECRET"}"#),
+        ("$.system_instruction", r#"{"systemInstruction":{"parts":[{"text":"SECRET"}]},"SystemInstruction":"SECRET"}"#),
+        ("$.generationConfig.responseSchema", r#"{"generation_config":{"response_schema":{"x":"SECRET"}}}"#),
+        ("$.contents[*].parts[*].inlineData.data", r#"{"contents":[{"parts":[{"inline_data":{"data":"SECRET"}}]}]}"#),
+        ("$.contents[*].parts[*].text", r#"{"contents":{"parts":{"text":"SECRET"}}}"#),
+        ("$.contents.parts.text", r#"{"contents":[{"parts":[{"text":"SECRET"},{"text":"SECRET"}]}]}"#),
+        ("$.metadata.user_id", "{\"metadata\":{\"u\u{17f}er_ID\":\"SECRET\"}}"),
+        ("$.messages[*].content", r#"{"input":[{"role":"user","content":"SECRET"}]}"#),
+        ("$.messages[*].content", r#"{"input":[{"type":"function_call_output","output":"SECRET"}]}"#),
+        ("$.messages[*].content", r#"{"input":"SECRET"}"#),
+        ("$.messages[*].content", r#"{"messages":[],"contents":[{"parts":[{"text":"SECRET"}]}]}"#),
+        ("$.input", r#"{"messages":[{"content":"SECRET"}]}"#),
+        ("$.system", r#"{"instructions":"SECRET"}"#),
+        ("$.messages[0].content", r#"{"input":"SECRET"}"#),
+        (text, r#"{"messages":[{"content":"SECRET"},{"content":[{"type":"text","text":"SECRET"}]}]}"#),
+        (text, r#"{"input":"SECRET"}"#),
+        (text, r#"{"contents":[{"parts":[{"text":"SECRET"}]}]}"#),
+    ] {
+        for action in Action::ALL {
+            let (got, places) = redacted(body, &[rule(path, action)]);
+            assert!(places > 0 && !got.to_string().contains("SECRET"), "{path}: {got}");
+        }
+    }
+    for (path, body) in [
+        ("$.messages[*].content[*].image_url.url", r#"{"messages":[{"content":"words"}]}"#),
+        ("$.messages[*].role", r#"{"input":"words"}"#),
+        ("$.messages[1].content", r#"{"input":"words"}"#),
+        ("$.system", r#"{"systems":"words","messages":[{"content":"words"}]}"#),
+    ] {
+        let (same, places) = redacted(body, &[rule(path, Action::Mask)]);
+        assert_eq!((same, places), (serde_json::from_str(body).unwrap(), 0), "{path}");
+    }
+}
+
 fn value() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![Just(json!(1)), Just(json!("x")), Just(Value::Null)];
     leaf.prop_recursive(4, 24, 3, |inner| {
@@ -85,8 +123,15 @@ fn path() -> impl Strategy<Value = String> {
 
 /// Every place of a value that a path leads to, by JSON pointer.
 fn places(value: &Value, steps: &[Step], at: &str, into: &mut Vec<String>) {
-    let Some((step, rest)) = steps.split_first() else { return into.push(at.to_owned()) };
+    let text = value.is_string() && steps.iter().all(Step::is_in_text);
+    let Some((step, rest)) = steps.split_first().filter(|_| !text) else { return into.push(at.to_owned()) };
     match (step, value) {
+        (Step::Member(_), Value::Array(items)) => {
+            for (i, item) in items.iter().enumerate() {
+                places(item, steps, &format!("{at}/{i}"), into);
+            }
+        }
+        (Step::Items | Step::Item(0), Value::Object(_)) => places(value, rest, at, into),
         (Step::Member(name), Value::Object(members)) => {
             if let Some(inner) = members.get(&**name) {
                 places(inner, rest, &format!("{at}/{name}"), into);
