@@ -32,6 +32,7 @@ use super::{
     carry::{Carried, carry},
     gate::Gate,
     judge::Refusal,
+    mask::Mask,
     meter::Found,
     receipts::{Kept, Ticket},
     shapes::{Asked, Credential},
@@ -292,6 +293,12 @@ impl Made {
         }
     }
 
+    /// What hides the host's key in an answer, if that is an error.
+    pub(crate) fn mask(&self, answer: &Answer) -> Option<Mask> {
+        let (key, _) = self.provider.key.as_ref().filter(|_| !answer.status.is_success())?;
+        Some(Mask::new(key.as_bytes()))
+    }
+
     /// The beginning of the answer for whoever called: the provider's, and what its receipt is bound to.
     fn head(&self, grant: &ModelGrant, answer: &Answer) -> (mpsc::Sender<Piece>, Response<Outgoing>) {
         let (out, body) = Outgoing::pieces();
@@ -305,9 +312,12 @@ impl Made {
             .flat_map(|names| names.split(','))
             .filter_map(|name| name.trim().parse().ok())
             .collect();
+        let mask = self.mask(answer);
         for (name, value) in &answer.headers {
             if !HOP.contains(name) && !named.contains(name) {
-                response.headers_mut().append(name, value.clone());
+                // With stars in it, it is a header's value as it was.
+                let masked = mask.as_ref().and_then(|mask| HeaderValue::from_bytes(&mask.whole(value.as_bytes())).ok());
+                response.headers_mut().append(name, masked.unwrap_or_else(|| value.clone()));
             }
         }
         for (name, text) in [(RUN, &grant.run_id), (EVENT, &grant.event_hash), (NONCE, &self.call.nonce)] {

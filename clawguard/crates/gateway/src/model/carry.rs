@@ -51,7 +51,11 @@ impl Carried {
         } else {
             (Meter::Blind, Tail::Plain)
         };
-        let tail = if answer.status.is_success() { tail } else { Tail::Plain };
+        let tail = match made.mask(answer) {
+            Some(mask) => Tail::Masked(mask),
+            None if answer.status.is_success() => tail,
+            None => Tail::Plain,
+        };
         Self { hash: Hashed::new(made.proxied && events), bytes: 0, first: None, meter, tail }
     }
 
@@ -93,6 +97,7 @@ pub(crate) async fn carry(
             },
             () = &mut silence => return (carried, Some(Cut::Late)),
         };
+        let piece = answer.together(piece).await;
         carried.take(&piece);
         for piece in carried.tail.push(piece).into_iter().flatten().filter(|piece| !piece.is_empty()) {
             tokio::select! {

@@ -9,6 +9,7 @@ mod carry;
 mod connections;
 mod gate;
 mod judge;
+mod mask;
 mod meter;
 mod receipts;
 mod redact;

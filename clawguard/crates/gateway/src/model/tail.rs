@@ -5,6 +5,8 @@ use std::fmt::Write;
 use bytes::{Bytes, BytesMut};
 use memchr::memchr2;
 
+use super::mask::Mask;
+
 /// The member that has the receipt in a JSON object.
 const MEMBER: &str = "_receipt_envelope";
 /// The comment that has it in a stream of events.
@@ -20,7 +22,9 @@ pub(crate) enum Tail {
     Object(Object),
     /// Events: nothing, but it is looked whether they end where an event does.
     Events(Events),
-    /// Anything else: there is no place for a receipt.
+    /// An error: no quote of the host's key passes. There is no place for a receipt.
+    Masked(Mask),
+    /// Anything else: there is no place for one either.
     Plain,
 }
 
@@ -33,6 +37,7 @@ impl Tail {
                 events.push(&piece);
                 [Some(piece), None]
             }
+            Self::Masked(mask) => [Some(mask.push(&piece)), None],
             Self::Plain => [Some(piece), None],
         }
     }
@@ -41,6 +46,7 @@ impl Tail {
     pub(crate) fn end(&mut self, receipt: Option<&str>) -> Option<Bytes> {
         match (self, receipt) {
             (Self::Object(object), receipt) => object.end(receipt),
+            (Self::Masked(mask), _) => Some(mask.end()),
             (Self::Events(events), Some(receipt)) if events.at_border() => {
                 let mut text = String::with_capacity(receipt.len() * 4 / 3 + 64);
                 // A text takes every writing.

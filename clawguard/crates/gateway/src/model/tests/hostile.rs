@@ -93,3 +93,29 @@ async fn a_request_that_breaks_off_is_no_call() {
     assert!(client.head().await.status >= 400);
     assert!(world.provider.is_unasked());
 }
+
+#[tokio::test]
+async fn a_providers_error_does_not_quote_the_hosts_key() {
+    const KEY: &str = "sk-proj-AbCdEfGhIjKlMnOpQrStUv0123456789";
+    let world = World::open().await;
+    world.change(|rules| rules.model.providers.iter_mut().for_each(|provider| provider.key = Some(KEY.into()))).await;
+    let body = format!("{{\"error\":\"no key: {KEY}, sk-proj-********6789\"}}");
+    let sent = format!(
+        "HTTP/1.1 401 X\r\nx-of: {KEY}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    world.provider.raw(sent);
+    let got = world.post(CHAT, &[], r#"{"model":"m"}"#).await;
+    let stars = "*".repeat(KEY.len());
+    assert_eq!(
+        (got.status, got.body.as_str()),
+        (401, &*format!("{{\"error\":\"no key: {stars}, {}\"}}", "*".repeat(20)))
+    );
+    assert!(!format!("{got:?}").contains("6789"), "{got:?}");
+    // The receipt is of what the provider sent.
+    let end = world.daemon.end().await;
+    assert_eq!((end.response_hash, end.bytes_out), (claw::Hash::of(body.as_bytes()).to_string(), body.len() as u64));
+    // What succeeds passes as it is.
+    world.provider.body(200, "text/plain", &body);
+    assert_eq!(world.post(CHAT, &[], r#"{"model":"m"}"#).await.body, body);
+}
