@@ -1,13 +1,16 @@
 //! Requests to one HTTP server: to the addresses that the host gives it, under the host's own credentials, redirects never followed.
 
 use std::{
+    future::poll_fn,
     io,
     net::{IpAddr, SocketAddr},
+    pin::pin,
     sync::{Arc, Mutex, PoisonError},
+    task::Poll,
     time::Duration,
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt, Full};
 use hyper::{
     HeaderMap, Method, Request, Response, StatusCode, Uri,
@@ -32,6 +35,8 @@ use super::Failure;
 const CONNECTING: Duration = Duration::from_secs(5);
 /// Connections that wait for their next request, at the most.
 const MOST_IDLE: usize = 128;
+/// Bytes that are passed on together.
+const MOST_TOGETHER: usize = 16 << 10;
 
 type Sender = SendRequest<Full<Bytes>>;
 
@@ -55,11 +60,16 @@ pub(crate) struct Answer {
     body: Incoming,
     sender: Option<Sender>,
     server: Arc<Http>,
+    /// What was read ahead of its turn.
+    ahead: Option<Result<Option<Bytes>, Failure>>,
 }
 
 impl Answer {
     /// The next bytes; `None` at the end.
     pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, Failure> {
+        if let Some(ahead) = self.ahead.take() {
+            return ahead;
+        }
         loop {
             match self.body.frame().await {
                 Some(Ok(frame)) => {
@@ -79,6 +89,31 @@ impl Answer {
                 }
             }
         }
+    }
+
+    /// A piece, with those behind it that are there already: what a server writes in many small ones need not be passed on in as many.
+    /// What is not there yet is not waited for.
+    pub(crate) async fn together(&mut self, piece: Bytes) -> Bytes {
+        if piece.len() >= MOST_TOGETHER {
+            return piece;
+        }
+        let mut all = BytesMut::new();
+        loop {
+            // The connection hands out one at a time, when it has its turn.
+            turn().await;
+            match poll_fn(|context| Poll::Ready(pin!(self.next()).poll(context))).await {
+                Poll::Pending => break,
+                Poll::Ready(Ok(Some(next))) if all.len().max(piece.len()) + next.len() <= MOST_TOGETHER => {
+                    all.extend_from_slice(if all.is_empty() { &piece } else { &[] });
+                    all.extend_from_slice(&next);
+                }
+                Poll::Ready(other) => {
+                    self.ahead = Some(other);
+                    break;
+                }
+            }
+        }
+        if all.is_empty() { piece } else { all.freeze() }
     }
 
     /// All of it, up to a limit.
@@ -200,7 +235,7 @@ impl Http {
     fn answer(self: &Arc<Self>, response: Response<Incoming>, sender: Sender) -> Answer {
         let (head, body) = response.into_parts();
         let server = Arc::clone(self);
-        Answer { status: head.status, headers: head.headers, body, sender: Some(sender), server }
+        Answer { status: head.status, headers: head.headers, body, sender: Some(sender), server, ahead: None }
     }
 
     fn waiting(&self) -> Option<Sender> {
@@ -252,6 +287,19 @@ impl Http {
         }
         Err(last)
     }
+}
+
+/// Lets every other task that is ready have its turn.
+async fn turn() {
+    let mut had = false;
+    poll_fn(|context| {
+        if std::mem::replace(&mut had, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
 async fn begin<S>(stream: S) -> io::Result<Sender>

@@ -40,6 +40,30 @@ async fn each_event_leaves_as_it_comes_and_the_receipt_follows_the_last() {
 }
 
 #[tokio::test]
+async fn what_is_there_in_many_pieces_leaves_in_few_and_every_byte_of_it() {
+    let world = World::open().await;
+    let steps = world.provider.steps();
+    let mut client = world.send("POST", CHAT, &[], ASKED).await;
+    let events: Vec<String> = (0..1000).map(|n| format!("data: {{\"n\":{n}}}\n\n")).chain([DONE.into()]).collect();
+    let mut sent = EVENTS.as_bytes().to_vec();
+    for event in &events {
+        sent.extend_from_slice(format!("{:x}\r\n{event}\r\n", event.len()).as_bytes());
+    }
+    sent.extend_from_slice(b"0\r\n\r\n");
+    steps.send(Step::Send(sent)).unwrap();
+    let head = client.head().await;
+    let mut pieces = Vec::new();
+    while let Some(piece) = client.piece(&head).await.filter(|piece| !piece.is_empty()) {
+        pieces.push(piece);
+    }
+    let end = world.daemon.end().await;
+    assert_eq!(pieces.concat(), format!("{}{}", events.concat(), trailer(end.number)));
+    assert!(pieces.len() < 100, "{} pieces", pieces.len());
+    assert_eq!(end.response_hash, Hash::of(events.concat().as_bytes()).to_string());
+    assert_eq!((&*end.outcome, end.bytes_out), ("ok", events.concat().len() as u64));
+}
+
+#[tokio::test]
 async fn a_client_that_goes_away_ends_the_call_at_the_provider() {
     let world = World::open().await;
     let steps = world.provider.steps();
