@@ -20,7 +20,7 @@ use tokio::sync::oneshot;
 
 use super::{
     Errand, Missing, Models,
-    receipt::{Begun, sign, verify},
+    receipt::{Begun, Kept, sign, verify},
 };
 use crate::{
     audit::Ticket,
@@ -89,8 +89,11 @@ impl Terms {
         }
     }
 
-    fn receipt(&self, begun: &Begun, end: &ModelEnd, now: Instant) -> Result<String, String> {
-        if self.proxied { verify(begun, end, &self.signers) } else { sign(begun, end, &self.key, now) }
+    fn receipt(&self, begun: &Begun, end: &ModelEnd, now: Instant) -> Result<Kept, String> {
+        if self.proxied {
+            return verify(begun, end, &self.signers);
+        }
+        sign(begun, end, &self.key, now).map(|envelope| Kept { envelope, compared: true })
     }
 }
 
@@ -98,7 +101,7 @@ impl Terms {
 struct Settled {
     begun: Begun,
     end: Box<ModelEnd>,
-    receipt: Result<String, String>,
+    receipt: Result<Kept, String>,
     answer: oneshot::Sender<Told>,
 }
 
@@ -136,7 +139,7 @@ fn settle(shared: &Shared, ends: Vec<(u64, Box<ModelEnd>, oneshot::Sender<Told>)
                 shared.lock().audit_fared(Some(&error));
                 Told::Unrecorded(format!("the audit chain cannot be written: {error}"))
             }
-            (Ok(()), Ok(envelope)) => Told::Receipt(Receipt::Signed(envelope)),
+            (Ok(()), Ok(kept)) => Told::Receipt(Receipt::Signed(kept.envelope)),
             (Ok(()), Err(why)) => Told::Receipt(Receipt::Missing(why)),
         };
         // Of a gateway that hung up.
@@ -149,7 +152,7 @@ fn known(models: &Models, channel: u64, end: &ModelEnd) -> Option<Begun> {
 }
 
 /// The record of how a call ended. It has no decision: that was recorded before.
-fn record(begun: &Begun, end: &ModelEnd, receipt: Result<&str, &str>) -> Value {
+fn record(begun: &Begun, end: &ModelEnd, receipt: Result<&Kept, &str>) -> Value {
     let call = &begun.call;
     let mut body = json!({
         "agent": begun.agent, "job": begun.job, "call": begun.event_hash.to_string(), "provider": call.provider,
@@ -159,7 +162,12 @@ fn record(begun: &Begun, end: &ModelEnd, receipt: Result<&str, &str>) -> Value {
         "tokens_input": end.tokens_input, "tokens_output": end.tokens_output, "wpc_hash": call.contract,
     });
     match receipt {
-        Ok(envelope) => body["receipt"] = envelope.into(),
+        Ok(kept) => {
+            body["receipt"] = kept.envelope.as_str().into();
+            if !kept.compared {
+                body["response_compared"] = false.into();
+            }
+        }
         Err(why) => body["receipt_missing"] = why.into(),
     }
     body
@@ -169,7 +177,7 @@ impl Core {
     fn model_settled(&mut self, settled: &Settled, proxied: bool) -> io::Result<Ticket> {
         let Settled { begun, end, receipt, .. } = settled;
         let (told, result) = match receipt {
-            Ok(envelope) => (Ok(envelope.as_str()), if proxied { "verified" } else { "signed" }),
+            Ok(kept) => (Ok(kept), if proxied { "verified" } else { "signed" }),
             Err(why) => (Err(why.as_str()), "missing"),
         };
         let written = self.record(Kind::Model, record(begun, end, told));

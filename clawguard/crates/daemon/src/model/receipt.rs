@@ -72,9 +72,17 @@ pub(super) fn sign(begun: &Begun, end: &ModelEnd, key: &PrivateKey, now: Instant
     if envelope.len() > LONGEST { Err("the receipt would be too long".into()) } else { Ok(envelope) }
 }
 
+/// A receipt that counts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Kept {
+    pub(super) envelope: String,
+    /// Whether what it says of the answer was held against what came.
+    pub(super) compared: bool,
+}
+
 /// Whether a clawproxy's receipt is the one for a call: signed by somebody trusted, of this run, event, contract and token, of what
 /// was sent and what came.
-pub(super) fn verify(begun: &Begun, end: &ModelEnd, signers: &[Did]) -> Result<String, String> {
+pub(super) fn verify(begun: &Begun, end: &ModelEnd, signers: &[Did]) -> Result<Kept, String> {
     let Some(text) = &end.receipt else { return Err("the clawproxy gave none".into()) };
     if text.len() > LONGEST {
         return Err("the clawproxy's is too long".into());
@@ -90,6 +98,10 @@ pub(super) fn verify(begun: &Begun, end: &ModelEnd, signers: &[Did]) -> Result<S
     let (call, binding) = (&begun.call, &receipt.binding);
     let text = |hash: Option<&Hash>| hash.map(Hash::to_string);
     let nonce = Some(&call.nonce).filter(|nonce| !nonce.is_empty());
+    let compared = receipt.response_hash.to_string() == end.response_hash;
+    // A clawproxy passes a stream on as it comes. Its receipt is put into any other answer, which it writes anew for that: of spaces
+    // and numbers that it does not write as the provider did, nothing can be seen.
+    let stream = call.streamed && (200..300).contains(&end.status);
     let checks = [
         (binding.run_id == begun.run_id, "it is another run's"),
         (binding.event_hash == begun.event_hash, "it is another event's"),
@@ -99,12 +111,11 @@ pub(super) fn verify(begun: &Begun, end: &ModelEnd, signers: &[Did]) -> Result<S
         (text(binding.token_scope_hash.as_ref()) == begun.scope_hash, "it is another token's"),
         (receipt.provider == call.provider, "it is another provider's"),
         (receipt.request_hash.to_string() == call.request_hash, "it is another request's"),
-        // A clawproxy puts its receipt into an answer that is one JSON text, and writes that anew: what came to it is not known.
-        (!call.streamed || receipt.response_hash.to_string() == end.response_hash, "it is another answer's"),
+        (compared || !stream, "it is another answer's"),
     ];
     match checks.into_iter().find(|(fits, _)| !fits) {
         Some((_, why)) => Err(format!("the clawproxy's does not fit: {why}")),
-        None => Ok(end.receipt.clone().unwrap_or_default()),
+        None => Ok(Kept { envelope: end.receipt.clone().unwrap_or_default(), compared }),
     }
 }
 

@@ -187,7 +187,12 @@ impl Made {
         let end = |outcome: &str, status: u16, carried: Option<Carried>| {
             let (hash, bytes, first, found) = match carried {
                 None => (claw::Hash::of(b"").to_string(), 0, None, Found::default()),
-                Some(carried) => (carried.hash.end(), carried.bytes, carried.first, carried.meter.found()),
+                Some(carried) => {
+                    let (hash, found) = (carried.hash.end(), carried.meter.found());
+                    // What came to a clawproxy, where that can be seen in what it made of it.
+                    let hash = found.answer.clone().filter(|_| proxied).unwrap_or(hash);
+                    (hash, carried.bytes, carried.first, found)
+                }
             };
             ModelEnd {
                 number,

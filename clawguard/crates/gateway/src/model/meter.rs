@@ -2,6 +2,7 @@
 //!
 //! Nothing here changes or delays a byte. What is too long to be looked at is not looked at.
 
+use claw::encoding;
 use mcp::json::{self, Json};
 use memchr::{memchr, memmem};
 use sha2::{Digest, Sha256};
@@ -18,6 +19,8 @@ pub(crate) struct Found {
     pub(crate) complete: bool,
     /// The envelope of a clawproxy's receipt.
     pub(crate) receipt: Option<String>,
+    /// The hash of what came to a clawproxy, where it put its receipt into one JSON text and that hash can be seen to be right.
+    pub(crate) answer: Option<String>,
 }
 
 /// Looks at an answer.
@@ -76,6 +79,7 @@ impl Meter {
                 if let Ok(value) = json::parse(&kept) {
                     tokens(&value, &mut found.tokens);
                     found.receipt = value.get("_receipt_envelope").map(|envelope| envelope.to_string());
+                    found.answer = before_the_receipt(value);
                 }
                 found
             }
@@ -97,8 +101,63 @@ fn look(line: &[u8], found: &mut Found) {
         let last: [&[u8]; 4] = [b"message_stop", b"response.completed", b"response.failed", b"response.incomplete"];
         found.complete |= last.contains(&event.trim_ascii());
     } else if let Some(receipt) = line.strip_prefix(b":clawproxy_receipt_envelope_b64u=") {
-        let text = std::str::from_utf8(receipt).ok().and_then(claw::encoding::decode_any);
+        let text = std::str::from_utf8(receipt).ok().and_then(encoding::decode_any);
         found.receipt = text.and_then(|bytes| String::from_utf8(bytes).ok()).or(found.receipt.take());
+    }
+}
+
+/// The hash that a clawproxy's receipt states of what came to it, if a text has it of which the clawproxy can have made its answer.
+///
+/// It reads the provider's text, puts its receipt in, and writes all of it anew, without white space: an error becomes `error`, what is
+/// no JSON `data` or `raw`. Spaces and numbers that the provider wrote in another way cannot be written again.
+fn before_the_receipt(mut answer: Json) -> Option<String> {
+    let stated = answer.at(&["_receipt_envelope", "payload", "response_hash_b64u"])?.as_str()?.to_owned();
+    answer.remove("_receipt_envelope");
+    answer.remove("_receipt");
+    let of = |bytes: &[u8]| encoding::encode(&Sha256::digest(bytes)) == stated;
+    let written = |value: &Json| {
+        let mut indented = Vec::new();
+        indent(value, 0, &mut indented);
+        [value.to_bytes(), indented].into_iter().any(|mut bytes| {
+            let bare = of(&bytes);
+            bytes.push(b'\n');
+            bare || of(&bytes)
+        })
+    };
+    let texts: [&[&str]; 2] = [&["data"], &["error", "raw"]];
+    let mut texts = texts.iter().filter_map(|path| answer.at(path)?.as_str());
+    let found = texts.any(|text| of(text.as_bytes())) || written(&answer) || answer.get("error").is_some_and(written);
+    found.then_some(stated)
+}
+
+/// Writes a value with two spaces for each level, as providers do.
+fn indent(value: &Json, level: usize, into: &mut Vec<u8>) {
+    let line = |level: usize, into: &mut Vec<u8>| {
+        into.push(b'\n');
+        into.resize(into.len() + 2 * level, b' ');
+    };
+    match value {
+        Json::Array(items) if !items.is_empty() => {
+            for (i, item) in items.iter().enumerate() {
+                into.push(if i == 0 { b'[' } else { b',' });
+                line(level + 1, into);
+                indent(item, level + 1, into);
+            }
+            line(level, into);
+            into.push(b']');
+        }
+        Json::Object(members) if !members.is_empty() => {
+            for (i, (name, value)) in members.iter().enumerate() {
+                into.push(if i == 0 { b'{' } else { b',' });
+                line(level + 1, into);
+                Json::from(name.as_ref()).write(into);
+                into.extend_from_slice(b": ");
+                indent(value, level + 1, into);
+            }
+            line(level, into);
+            into.push(b'}');
+        }
+        other => other.write(into),
     }
 }
 
@@ -163,7 +222,7 @@ impl Hashed {
         if let Some(begun) = self.begun.filter(|_| !self.over) {
             self.hash.update(&begun);
         }
-        claw::encoding::encode(&self.hash.finalize())
+        encoding::encode(&self.hash.finalize())
     }
 }
 
@@ -200,6 +259,27 @@ mod tests {
     }
 
     #[test]
+    fn what_came_to_a_clawproxy_is_seen_in_what_it_made_of_it() {
+        let answer = |sent: &str, made: &str| {
+            let hash = claw::Hash::of(sent.as_bytes());
+            let receipt = format!("{{\"payload\":{{\"response_hash_b64u\":\"{hash}\"}}}}");
+            let text = made.replace('}', &format!(",\"_receipt\":{{\"a\":1}},\"_receipt_envelope\":{receipt}}}"));
+            let answer = found(Meter::Whole { kept: Vec::new(), most: 10_000 }, &text, 7).answer;
+            assert!(answer.is_none() || answer == Some(hash.to_string()));
+            answer.is_some()
+        };
+        let compact = "{\"a\":[1,[],\"\u{e4}\"],\"b\":null}";
+        let wide = "{\n  \"a\": [\n    1,\n    [],\n    \"\u{e4}\"\n  ],\n  \"b\": null\n}";
+        for sent in [compact.to_owned(), wide.into(), format!("{compact}\n"), format!("{wide}\n")] {
+            assert!(answer(&sent, compact), "{sent}");
+            assert!(!answer(&sent, &compact.replace('1', "2")), "{sent}");
+        }
+        assert!(answer("no JSON", "{\"data\":\"no JSON\"}"));
+        assert!(answer("[7]", "{\"error\":[7],\"status\":500}"));
+        assert!(!answer("{\"a\" : 1}", "{\"a\":1}"));
+    }
+
+    #[test]
     fn what_is_too_long_is_not_kept() {
         let mut meter = lines();
         for _ in 0..100 {
@@ -219,7 +299,7 @@ mod tests {
         let sent = "data: 1\n\n:clawproxy\n:\n\ndata: [DONE]\n\n";
         let text = format!(
             "{sent}:clawproxy_receipt_envelope_b64u={}\n:clawproxy_receipt_b64u=x\n\n",
-            claw::encoding::encode(b"{\"a\":1}")
+            encoding::encode(b"{\"a\":1}")
         );
         for size in 1..text.len() {
             let mut hashed = Hashed::new(true);

@@ -151,7 +151,8 @@ fn what_is_too_long_for_a_receipt_does_not_wait_to_be_told_so() {
 #[test]
 fn a_clawproxys_receipt_counts_if_everything_in_it_is_what_this_host_knows() {
     let end = proxied(|_| {}, &key());
-    assert_eq!(verify(&begun(), &end, &[key().did()]), Ok(end.receipt.clone().unwrap()));
+    let kept = Kept { envelope: end.receipt.clone().unwrap(), compared: true };
+    assert_eq!(verify(&begun(), &end, &[key().did()]), Ok(kept));
 }
 
 #[test]
@@ -172,11 +173,14 @@ fn a_clawproxys_receipt_for_anything_else_does_not_count() {
         let refused = verify(&begun(), &proxied(change, &key()), &[key().did()]).unwrap_err();
         assert!(refused.contains(why), "{refused}");
     }
-    // What a clawproxy wrote anew is not compared.
+    // Of what a clawproxy wrote anew it may not be known what came to it, and that is told: a whole answer, and the error of a stream.
     let other = proxied(|receipt| receipt.response_hash = hash("other"), &key());
     let mut whole = begun();
     whole.call.streamed = false;
-    assert!(verify(&whole, &other, &[key().did()]).is_ok());
+    let compared = |begun: &Begun, end: &ModelEnd| verify(begun, end, &[key().did()]).map(|kept| kept.compared);
+    assert_eq!(compared(&whole, &other), Ok(false));
+    assert_eq!(compared(&whole, &proxied(|_| {}, &key())), Ok(true));
+    assert_eq!(compared(&begun(), &ModelEnd { status: 429, ..other }), Ok(false));
     assert!(verify(&begun(), &end(), &[key().did()]).unwrap_err().contains("gave none"));
     let stranger = PrivateKey::from_seed(&[6; 32]);
     let refused = verify(&begun(), &proxied(|_| {}, &stranger), &[key().did()]).unwrap_err();
