@@ -51,6 +51,7 @@ impl Core {
         // Under a contract that opens no range, a private one is an address like any other that it does not name.
         let near = || special::of(remote.addr).is_some();
         let server = || self.facts.servers_at(remote.addr, remote.port).next().is_some();
+        let model = || remote.protocol == protocol::TCP && self.facts.is_model_place(remote.addr, remote.port);
         match decision.reason() {
             Reason::ModelDirect => Some("model_direct"),
             Reason::McpDirect => Some("mcp_direct"),
@@ -61,6 +62,7 @@ impl Core {
             // A model that runs on this host, or in its network.
             Reason::Loopback | Reason::SpecialRange if runtime() => Some("model_direct"),
             Reason::NotInContract if runtime() && near() => Some("model_direct"),
+            Reason::Loopback | Reason::SpecialRange | Reason::NotInContract if model() => Some("model_direct"),
             Reason::Loopback | Reason::SpecialRange | Reason::NotInContract if server() => Some("mcp_direct"),
             _ => None,
         }

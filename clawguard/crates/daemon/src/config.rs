@@ -419,6 +419,7 @@ impl Config {
                 .collect(),
             mcp_servers: self.mcp.server.iter().map(Server::fact).collect(),
             model_hosts: self.model.hosts.iter().map(|name| name.0.clone()).chain(self.model.own_hosts()).collect(),
+            model_places: self.model.own_places().collect(),
             model_gateway: self.model.gateway() != ModelGateway::None,
         }
     }

@@ -372,14 +372,20 @@ fn held(config: &Config, facts: &HostFacts, envelope: Option<&[u8]>) -> Result<H
             host(pattern);
         }
     }
-    let mut ranges = Vec::new();
+    let (mut ranges, mut place) = (Vec::new(), None);
     for egress in &contract.guard.egress {
         match &egress.to {
             To::Host(pattern) => host(pattern),
-            To::Range(range) => ranges.push(range.to_string()),
+            To::Range(range) => {
+                let serves = |port: &u16| facts.is_model_place(range.addr, *port);
+                if range.bits == 128 && egress.ports.iter().any(serves) {
+                    place = Some(range.to_string());
+                }
+                ranges.push(range.to_string());
+            }
         }
     }
-    if let Some(name) = model {
+    if let Some(name) = model.or(place) {
         return Err(format!("the contract opens {name}, where models answer without a receipt"));
     }
     for range in ranges {

@@ -379,10 +379,19 @@ impl<'a> Compiler<'a> {
                 if self.stays_closed(behind.as_ref(), source, &place()) {
                     continue;
                 }
+                let model = self.leads_to_models(*range, *port);
+                if model && self.host.model_gateway && self.mediation().is_some() {
+                    let way = self.way_to_models();
+                    self.found_of(source, Outcome::Denied, || format!("{} is a model's own place: {way}", place()));
+                    continue;
+                }
                 if range.bits == 128 {
                     self.no_rule_holds(behind.as_ref(), source, &place());
                 }
-                let groups = self.groups_of(&entry.groups, entry.class, behind.as_ref());
+                let mut groups = self.groups_of(&entry.groups, entry.class, behind.as_ref());
+                if model {
+                    groups.insert(Group::model());
+                }
                 let set = self.set(groups)?;
                 // The entry's protocol, and UDP as well where QUIC is spoken.
                 let protocols: &[Protocol] =

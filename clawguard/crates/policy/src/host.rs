@@ -90,6 +90,8 @@ pub struct HostFacts {
     pub mcp_servers: Vec<McpServer>,
     /// Model hosts beyond the built-in list.
     pub model_hosts: BTreeSet<HostPattern>,
+    /// Where models answer that are called by their bare address.
+    pub model_places: BTreeSet<(Addr, u16)>,
     /// Whether the gateway makes model calls, so that there is a way to models which a contract's rules for them hold on.
     pub model_gateway: bool,
 }
@@ -100,6 +102,15 @@ impl HostFacts {
     pub fn is_model_host(&self, host: &HostName) -> bool {
         let configured = || models::listed_around(&self.model_hosts, &HostPattern::Exact(host.clone()));
         models::is_model_host(host.as_str()) || (!self.model_hosts.is_empty() && configured())
+    }
+
+    /// Whether a model answers at a place that is called by its bare address. One that is on loopback is taken to be at every address
+    /// of loopback, as [`HostFacts::servers_at`] takes servers.
+    #[must_use]
+    pub fn is_model_place(&self, addr: Addr, port: u16) -> bool {
+        let addr = addr.as_destination();
+        let on_loopback = |(place, at): &(Addr, u16)| *at == port && place.is_loopback();
+        self.model_places.contains(&(addr, port)) || (addr.is_loopback() && self.model_places.iter().any(on_loopback))
     }
 
     /// Where a server is known to be: the address of its URL, or those that `[hosts]` gives the URL's host, with the port.

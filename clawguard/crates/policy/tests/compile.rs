@@ -288,6 +288,42 @@ fn where_the_gateway_calls_models_their_own_hosts_stay_closed_to_a_contract_with
 }
 
 #[test]
+fn a_model_that_is_called_by_its_bare_address_is_no_plain_endpoint() {
+    let places = [("198.51.100.9", 8443), ("127.0.0.1", 11_434)];
+    let places = places.map(|(address, port)| (net::addr(address.parse().unwrap()), port));
+    let host = HostFacts { model_gateway: true, model_places: places.into(), ..host() };
+    let of = |guard: &str, providers: &str| {
+        let text = payload(None, guard).replacen("\"policy_id\"", &format!("{providers}\"policy_id\""), 1);
+        check(&read(&text).unwrap(), HASH, &host)
+    };
+    let egress = r#"{"egress":[{"cidr":"198.51.100.9/32","ports":[8443,443]},{"cidr":"127.0.0.0/8","ports":[11434,5432]},
+        {"cidr":"198.51.100.0/24","ports":[8443]}]}"#;
+    let reached = [("198.51.100.9", 8443), ("127.0.0.1", 11_434), ("127.3.2.1", 11_434)];
+    let (policy, findings) = of(egress, r#""allowed_models":["*"],"#).unwrap();
+    for (address, port) in reached {
+        assert_ne!(tcp(&policy, address, port), Reason::Allowed, "{address}");
+    }
+    for (address, port) in [("198.51.100.9", 8443), ("127.0.0.1", 11_434)] {
+        assert_eq!(tcp(&policy, address, port), Reason::ModelDirect, "{address}");
+    }
+    for (address, port) in [("198.51.100.9", 443), ("127.0.0.1", 5432), ("198.51.100.8", 8443)] {
+        assert_eq!(tcp(&policy, address, port), Reason::Allowed, "{address}");
+    }
+    let told = |finding: &&Finding| finding.outcome == Outcome::Denied && finding.note.contains("a model's own place");
+    assert_eq!(findings.iter().filter(told).count(), 2, "{findings:?}");
+    // Without a word about models it is opened, and is a model's all the same: counted as such, and ended by its kill.
+    let (open, _) = of(r#"{"egress":[{"cidr":"198.51.100.9/32","ports":[8443]}]}"#, "").unwrap();
+    assert_eq!(tcp(&open, "198.51.100.9", 8443), Reason::Allowed);
+    assert!(open.kernel_groups.contains(&Group::model()));
+    // By a name that the host gives the same address there is no other way.
+    let hosts = [("llm.example".parse().unwrap(), BTreeSet::from(["198.51.100.9".parse().unwrap()]))].into();
+    let named = HostFacts { hosts, ..host.clone() };
+    let text = payload(None, r#"{"egress":[{"host":"llm.example","ports":[8443]}]}"#);
+    let text = text.replacen("\"policy_id\"", "\"allowed_models\":[\"*\"],\"policy_id\"", 1);
+    assert!(check(&read(&text).unwrap(), HASH, &named).is_err());
+}
+
+#[test]
 fn once_a_contract_speaks_about_mcp_the_gateway_is_the_only_way_to_a_server() {
     for rules in [
         r#""tools":{"allow":["crm-mcp/get_*"]}"#,

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, fs, path::PathBuf};
 
+use clawguard_common::Addr;
 use control::model::{ModelRules, ProviderRules};
 use policy::name::HostPattern;
 use serde::Deserialize;
@@ -135,6 +136,14 @@ impl Model {
         })
     }
 
+    /// The same of those that have no name.
+    pub(super) fn own_places(&self) -> impl Iterator<Item = (Addr, u16)> {
+        self.providers().into_iter().filter_map(|(_, url)| match base(url)? {
+            (_, Place::Address(address), port) => Some((policy::net::addr(address), port)),
+            (_, Place::Name(_), _) => None,
+        })
+    }
+
     /// Whether a provider is one whose calls are understood: others are told apart in no metric.
     pub(crate) fn knows(provider: &str) -> bool {
         PROVIDERS.iter().any(|(name, _)| *name == provider)
@@ -256,6 +265,9 @@ mod tests {
             let error = config(text).unwrap_err();
             assert!(error.contains(expected), "{text}: {error}");
         }
-        config("proxy = \"builtin\"\nendpoints = { openai = \"http://127.0.0.1:8000/v9\" }").unwrap();
+        let bare = config("proxy = \"builtin\"\nendpoints = { openai = \"http://127.0.0.1:8000/v9\" }").unwrap();
+        let facts = bare.facts();
+        assert!(facts.is_model_place(policy::net::addr("127.0.0.1".parse().unwrap()), 8000));
+        assert!(!facts.is_model_place(policy::net::addr("127.0.0.1".parse().unwrap()), 8001));
     }
 }

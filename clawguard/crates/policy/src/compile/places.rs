@@ -159,6 +159,9 @@ impl Compiler<'_> {
                 holes.insert((protocol, port, *address, Reason::ModelDirect));
             }
         }
+        for (address, port) in &self.host.model_places {
+            holes.insert((protocol::TCP, *port, *address, Reason::ModelDirect));
+        }
         let mut withheld = Vec::new();
         for ((address, port), behind) in &self.places.servers {
             for protocol in [protocol::TCP, protocol::UDP] {
@@ -213,6 +216,12 @@ impl Compiler<'_> {
         if self.host.model_gateway { "a way around the model gateway" } else { "which nothing mediates" }
     }
 
+    /// Whether a port of a range is that of a model's bare address. Of a wider range that is no one's place: it is held back there.
+    pub(super) fn leads_to_models(&self, range: Cidr, port: u16) -> bool {
+        let one = range.bits == 128 || (range.bits >= 104 && range.addr.is_loopback());
+        one && self.host.is_model_place(range.addr, port)
+    }
+
     /// Why a model's own host stays closed where the gateway makes the calls.
     pub(super) fn way_to_models(&self) -> String {
         format!(
@@ -232,7 +241,8 @@ impl Compiler<'_> {
             Err(Error::Unenforceable { path: path.into(), why: format!("{source} opens {what}, {}", self.around()) })
         };
         for rule in self.rules.iter().filter(|rule| rule.side == side::EGRESS && rule.reason == Reason::Allowed) {
-            if rule.range.bits == 128 && self.places.models.contains(&rule.range.addr) {
+            let known = || self.places.models.contains(&rule.range.addr);
+            if (rule.range.bits == 128 && known()) || self.leads_to_models(rule.range, rule.port) {
                 return refuse(rule.number, "a model host's address");
             }
             let private = special::all().iter().any(|special| special.range.covers(rule.range));

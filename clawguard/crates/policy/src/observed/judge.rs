@@ -170,7 +170,8 @@ fn address(addr: IpAddr, protocol: Protocol, port: u16, facts: &HostFacts) -> Ju
         return leave("a model that runs here is reached through the model proxy");
     }
     let at = |name: &HostName| facts.hosts.get(name).is_some_and(|addresses| addresses.contains(&addr));
-    if facts.hosts.keys().any(|name| facts.is_model_host(name) && at(name)) {
+    let model_place = facts.is_model_place(net::addr(addr), port);
+    if model_place || facts.hosts.keys().any(|name| facts.is_model_host(name) && at(name)) {
         return leave(MODEL);
     }
     if facts.servers_at(net::addr(addr), port).next().is_some() {

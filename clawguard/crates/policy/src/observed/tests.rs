@@ -25,6 +25,7 @@ fn facts() -> HostFacts {
             irreversible: Vec::new(),
         }],
         model_hosts: ["*.models.example".parse().unwrap()].into(),
+        model_places: BTreeSet::new(),
         model_gateway: false,
     }
 }
