@@ -7,9 +7,14 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 pub struct Instant(pub u64);
 
 impl Instant {
-    /// Parses an RFC 3339 date-time, with any offset. Before 1970 there is nothing.
+    /// Parses an RFC 3339 date-time as V8 reads it, with any offset: no leap seconds. Before 1970 there is nothing.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
+        // The library takes anything between date and time.
+        let leap = text.get(17..19) == Some("60");
+        if leap || !matches!(text.as_bytes().get(10), Some(b'T' | b't' | b' ')) {
+            return None;
+        }
         let time = OffsetDateTime::parse(text, &Rfc3339).ok()?;
         u64::try_from(time.unix_timestamp_nanos()).ok().map(Self)
     }
@@ -36,6 +41,19 @@ impl Instant {
 #[cfg(test)]
 mod tests {
     use super::Instant;
+
+    #[test]
+    fn between_date_and_time_is_what_v8_reads_and_nothing_else() {
+        let at = |text: &str| Instant::parse(text);
+        for byte in 0..=0x7f_u8 {
+            let text = format!("2026-03-01{}00:00:00Z", char::from(byte));
+            assert_eq!(at(&text).is_some(), matches!(byte, b'T' | b't' | b' '), "{text:?}");
+        }
+        for wrong in ["2026-03-01é00:00:00Z", "2026-03-01TT00:00:00Z", "2016-12-31T23:59:60Z", "2016-12-31T23:59:60.5Z"]
+        {
+            assert_eq!(at(wrong), None, "{wrong}");
+        }
+    }
 
     #[test]
     fn instants_round_trip() {

@@ -221,7 +221,7 @@ fn outside(envelope: &Value, now: Instant) -> Result<(), Fault> {
     for name in ["issued_at", "expires_at"] {
         let Some(value) = envelope.get(name) else { continue };
         // A day without a time is a date, and left to the schema.
-        if !value.as_str().is_some_and(|text| shape::instant(text).is_some() || is_day(text)) {
+        if !value.as_str().is_some_and(|text| Instant::parse(text).is_some() || is_day(text)) {
             return Err(root.fault(name, Code::Malformed, "it is no date"));
         }
     }
@@ -237,7 +237,7 @@ fn outside(envelope: &Value, now: Instant) -> Result<(), Fault> {
 }
 
 fn is_day(text: &str) -> bool {
-    text.len() == 10 && shape::instant(&format!("{text}T00:00:00Z")).is_some()
+    text.len() == 10 && Instant::parse(&format!("{text}T00:00:00Z")).is_some()
 }
 
 /// What the format bounds, and what has to be there once.

@@ -1,6 +1,5 @@
 //! Reading members of what has its shape, and seals.
 
-use super::shape;
 use claw::{
     Value, encoding,
     key::{Did, Verifier},
@@ -35,7 +34,7 @@ pub(super) fn flag(value: &Value, name: &str) -> Option<bool> {
 }
 
 pub(super) fn instant(value: &Value, name: &str) -> Option<Instant> {
-    shape::instant(text(value, name))
+    Instant::parse(text(value, name))
 }
 
 /// Whole milliseconds, in which Claw compares times.
