@@ -87,7 +87,7 @@ pub(super) fn trust_pulse(bundle: &Bundle<'_>, urm: Option<&Value>) -> Result<Pu
     Ok(Pulse::Pinned)
 }
 
-/// What is known of the contracts that the run was held to.
+/// What is known of the contracts that the run was held to. Those that nothing in the bundle names are not counted.
 pub(super) enum Contracts {
     /// So many are there, signed by those who may, and gateways signed that the run is bound to them.
     Signed(usize),
@@ -103,8 +103,9 @@ pub(super) enum Contracts {
     None,
 }
 
-/// The contracts that are given, against the hashes that receipts and metadata name.
-pub(super) fn contracts(bundle: &Bundle<'_>) -> Result<Contracts, Fault> {
+/// The contracts that are given, against the hashes that receipts and metadata name; and how many are named and not given, where
+/// any are.
+pub(super) fn contracts(bundle: &Bundle<'_>) -> Result<(Contracts, usize), Fault> {
     let told = parts::contract(bundle.payload);
     let given = &bundle.options.contracts;
     let mut hashes: BTreeSet<String> = BTreeSet::new();
@@ -114,7 +115,7 @@ pub(super) fn contracts(bundle: &Bundle<'_>) -> Result<Contracts, Fault> {
         hashes.insert(opened(bundle, contract, at.index(i))?.to_string());
     }
     let list = PAYLOAD.name("receipts");
-    let mut bound = None;
+    let (mut bound, mut signed) = (None, BTreeSet::new());
     for (i, receipt) in items(bundle.payload, "receipts").iter().enumerate() {
         let binding = receipt.get("payload").and_then(|payload| payload.get("binding")).unwrap_or(&Value::Null);
         let hash = text(binding, "policy_hash");
@@ -126,6 +127,7 @@ pub(super) fn contracts(bundle: &Bundle<'_>) -> Result<Contracts, Fault> {
             return Err(item.name("payload").name("binding").fault("policy_hash", Code::Evidence, text));
         }
         bound.get_or_insert(hash);
+        signed.insert(hash);
     }
     if let Some(hash) = told
         && !given.is_empty()
@@ -135,16 +137,21 @@ pub(super) fn contracts(bundle: &Bundle<'_>) -> Result<Contracts, Fault> {
         let own = metadata.name(parts::NAME);
         return Err(own.fault(parts::CONTRACT, Code::Evidence, "it is not the hash of a contract that is given"));
     }
-    Ok(match (given.len(), bound, told) {
+    let named: BTreeSet<&str> = parts::contracts(bundle.payload).chain(signed.iter().copied()).collect();
+    let there = |of: &BTreeSet<&str>| of.iter().filter(|hash| hashes.contains(**hash)).count();
+    let (by_gateways, by_any) = (there(&signed), there(&named));
+    let missing = if given.is_empty() { 0 } else { named.len() - by_any };
+    let found = match (if by_gateways > 0 { by_gateways } else { by_any }, bound, told) {
         // A contract that nothing in the bundle names says nothing of the run.
-        (1.., None, None) => Contracts::None,
+        (0, None, None) => Contracts::None,
         (n, ..) if n > 0 && bundle.trust.wpc_signers.is_empty() => Contracts::Unpinned(n),
         (n, Some(_), _) if n > 0 => Contracts::Signed(n),
         (n, None, _) if n > 0 => Contracts::SignedAndTold(n),
         (_, Some(hash), _) => Contracts::Receipts(hash.to_owned()),
         (_, None, Some(hash)) => Contracts::Told(hash.to_owned()),
         (_, None, None) => Contracts::None,
-    })
+    };
+    Ok((found, missing))
 }
 
 fn opened(bundle: &Bundle<'_>, contract: &[u8], at: At<'_>) -> Result<Hash, Fault> {

@@ -18,7 +18,8 @@ pub(super) struct Found {
     pub(super) models: Models,
     pub(super) attested: (usize, usize),
     pub(super) covered: Covered,
-    pub(super) contracts: Contracts,
+    /// And how many more are named, and not there.
+    pub(super) contracts: (Contracts, usize),
     pub(super) pulse: Pulse,
 }
 
@@ -75,16 +76,20 @@ fn event_chain(bundle: &Bundle<'_>) -> Claim {
 fn model_calls(models: &Models) -> Claim {
     match models.receipts {
         0 => claim("model_calls", Grade::Absent, "no gateway's receipts"),
-        n => claim(
-            "model_calls",
-            Grade::Verified,
-            format!("{}, each signed by a gateway that is trusted", of(n, "call")),
-        ),
+        n => {
+            // Claw's verifiers take that, and gateways of theirs may do it; a host's own binds each to its own event.
+            let again = match models.again {
+                0 => String::new(),
+                again => format!("; {again} of them at an event that has another one"),
+            };
+            let says = format!("{}, each signed by a gateway that is trusted{again}", of(n, "receipt"));
+            claim("model_calls", Grade::Verified, says)
+        }
     }
 }
 
-fn contract(contracts: &Contracts) -> Claim {
-    let (grade, says) = match contracts {
+fn contract((contracts, missing): &(Contracts, usize)) -> Claim {
+    let (grade, mut says) = match contracts {
         Contracts::Signed(n) => {
             (Grade::Verified, format!("{} by trusted signers, to which the run is bound", of(*n, "contract")))
         }
@@ -104,6 +109,9 @@ fn contract(contracts: &Contracts) -> Claim {
         }
         Contracts::None => (Grade::Absent, "no contract is named".into()),
     };
+    if *missing > 0 {
+        says += &format!("; not there: {} that the bundle names", of(*missing, "contract"));
+    }
     claim("contract", grade, says)
 }
 

@@ -1,6 +1,6 @@
 //! Coverage attestations: what a host's sentinel saw of the run, and what it says that it did not see.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use claw::Value;
 
@@ -18,7 +18,7 @@ pub(super) struct Counted {
     escapes: bool,
 }
 
-/// How many attestations there are, how many of them hold, and what the connections add up to.
+/// How many attestations there are, how many of them hold, and what the connections that the sentinels saw add up to.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Covered {
     pub(super) attestations: usize,
@@ -58,6 +58,8 @@ pub(super) fn check(
     let all = items(bundle.payload, "coverage_attestations");
     let mut covered = Covered { attestations: all.len(), ..Covered::default() };
     let (mut first, mut attested) = (None, None);
+    // A sentinel counts from the run's beginning: who says it twice has not seen twice as many.
+    let mut connections: BTreeMap<&str, f64> = BTreeMap::new();
     for (i, attestation) in all.iter().enumerate() {
         let faults = check_one(bundle, attestation, at.index(i));
         // Whose signature holds is heard, whatever else is wrong with it.
@@ -66,13 +68,16 @@ pub(super) fn check(
         }
         if faults.is_empty() {
             covered.held += 1;
-            covered.connections += number(&metrics(attestation, "egress"), "connections_total").unwrap_or_default();
+            let told = number(&metrics(attestation, "egress"), "connections_total").unwrap_or_default();
+            let most = connections.entry(text(attestation, "signer_did")).or_default();
+            *most = most.max(told);
         }
         for (flag, fault) in faults {
             flags.insert(flag.to_owned());
             first.get_or_insert(fault);
         }
     }
+    covered.connections = connections.values().sum();
     if first.is_some() {
         flags.insert("COVERAGE_ATTESTATION_VERIFY_PARTIAL_FAILURE".into());
         flags.insert("COVERAGE_INVARIANT_FAILED".into());

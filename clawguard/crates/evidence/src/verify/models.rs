@@ -1,6 +1,6 @@
 //! What the receipts say of the models: an axis of its own, which says nothing of how a job ran.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 
 use claw::Value;
 use serde::Serialize;
@@ -28,6 +28,8 @@ pub enum ModelTier {
 #[derive(Default)]
 pub(super) struct Models {
     pub(super) receipts: usize,
+    /// How many are bound to an event to which another one is bound before.
+    pub(super) again: usize,
     pub(super) tier: ModelTier,
     pub(super) flags: BTreeSet<&'static str>,
 }
@@ -41,8 +43,15 @@ impl Models {
         if tiers.len() > 1 {
             flags.insert("MODEL_IDENTITY_HETEROGENEOUS");
         }
-        Self { receipts: receipts.len(), tier: tiers.first().copied().unwrap_or_default(), flags }
+        let events: HashSet<&str> = receipts.iter().filter_map(event).collect();
+        let again = receipts.len().saturating_sub(events.len());
+        Self { receipts: receipts.len(), again, tier: tiers.first().copied().unwrap_or_default(), flags }
     }
+}
+
+/// The hash of the event to which a receipt is bound.
+fn event(receipt: &Value) -> Option<&str> {
+    receipt.get("payload")?.get("binding")?.get("event_hash_b64u")?.as_str()
 }
 
 fn tier(payload: &Value, flags: &mut BTreeSet<&'static str>) -> ModelTier {

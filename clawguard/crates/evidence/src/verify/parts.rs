@@ -31,6 +31,8 @@ use super::{
 pub(super) const NAME: &str = "clawguard.v1";
 /// The member with the contract's hash.
 pub(super) const CONTRACT: &str = "wpc_hash_b64u";
+/// The member with those of all contracts that the job was under.
+const CONTRACTS: &str = "contracts";
 
 const POSITIVE: Shape = Shape::Number { least: 1.0, most: 1_000_000.0, whole: true };
 
@@ -68,6 +70,12 @@ fn own(payload: &Value) -> Option<&Value> {
 /// The contract's hash, as the bundle itself tells it.
 pub(super) fn contract(payload: &Value) -> Option<&str> {
     own(payload)?.get(CONTRACT)?.as_str()
+}
+
+/// The hashes of all contracts that the bundle itself tells, as far as there is room for them.
+pub(super) fn contracts(payload: &Value) -> impl Iterator<Item = &str> {
+    let list = own(payload).map(|own| items(own, CONTRACTS)).unwrap_or_default();
+    contract(payload).into_iter().chain(list.iter().filter_map(Value::as_str))
 }
 
 /// What a bundle says of its place in a job.

@@ -116,6 +116,11 @@ fn alone(receipt: &Value, at: At<'_>) -> Result<(), Fault> {
             return Err(payload_at.fault(name, Code::Receipt, "it is not whole, or more than a call can take"));
         }
     }
+    // A gateway may have a name of the web, as Claw's own has. Whoever names a key is that key.
+    let gateway = text(payload, "gateway_id");
+    if gateway.starts_with("did:key:") && gateway != text(receipt, "signer_did") {
+        return Err(payload_at.fault("gateway_id", Code::Receipt, "it is another key than the one that signed"));
+    }
     Ok(())
 }
 

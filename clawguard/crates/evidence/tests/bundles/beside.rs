@@ -52,6 +52,47 @@ fn the_contract_is_the_one_that_the_gateway_signed_for() {
 }
 
 #[test]
+fn contracts_are_counted_that_the_bundle_names_and_what_it_names_besides_is_told() {
+    let text = contract();
+    let more = |id: &str| {
+        claw::envelope::Envelope::seal(
+            value!({ "policy_id": id }),
+            Kind::WorkPolicyContract,
+            &key(REGISTRY),
+            Instant(0),
+        )
+    };
+    let (other, stray) = (more("other"), more("stray"));
+    let hash = |text: &str| {
+        let opened = claw::envelope::Envelope::open(text.as_bytes(), Kind::WorkPolicyContract).unwrap();
+        opened.hash.to_string()
+    };
+    let says = |bundle: &Value, contracts: &[&String]| {
+        let contracts = contracts.iter().map(|text| text.as_bytes()).collect();
+        let verdict = judged(bundle, &trust(), &Options { contracts, ..enforcing() });
+        assert_eq!(verdict.fault, None);
+        let claim = verdict.claim("contract").unwrap();
+        (claim.grade, claim.says.clone())
+    };
+    // What lies beside a bundle and is no contract of the run's adds nothing to it.
+    let (grade, one) = says(&bundle("host_evidence"), &[&text, &stray]);
+    assert_eq!((grade, one.as_str()), (Grade::Verified, "1 contract by trusted signers, to which the run is bound"));
+
+    let mut told = bundle("host_evidence_no_receipts");
+    let own = value!({ "job": "j", "wpc_hash_b64u": hash(&text), "contracts": [hash(&other), hash(&text)] });
+    set(&mut told, "payload.metadata", "clawguard.v1", own);
+    seal(&mut told, "", AGENT);
+    let (grade, both) = says(&told, &[&text, &other, &stray]);
+    assert!(
+        grade == Grade::SelfReported && both.starts_with("2 contracts by") && !both.contains("not there"),
+        "{both}"
+    );
+    let (grade, one) = says(&told, &[&text]);
+    assert!(grade == Grade::SelfReported && one.starts_with("1 contract by"), "{one}");
+    assert!(one.ends_with("; not there: 1 contract that the bundle names"), "{one}");
+}
+
+#[test]
 fn a_contract_that_only_the_agent_names_is_self_reported() {
     let hash = "QmMQ0aNYNhEVSy7HuvraVk1SsiC7362h7kBTu5jL0i4";
     let mut told = bundle("host_evidence_no_receipts");

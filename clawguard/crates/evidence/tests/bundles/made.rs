@@ -35,6 +35,44 @@ fn a_receipt_is_there_once_and_whole() {
     refused(&over, &observing(), "RECEIPT_VERIFICATION_FAILED", &format!("{RECEIPT}.expires_at"));
 }
 
+#[test]
+fn a_gateway_that_is_named_by_its_key_is_the_signer() {
+    let named = |did: String| {
+        let mut made = bundle("minimal");
+        set(&mut made, &format!("{RECEIPT}.payload"), "gateway_id", Value::String(did.into()));
+        seal(&mut made, RECEIPT, GATEWAY);
+        seal(&mut made, "", AGENT);
+        made
+    };
+    assert_eq!(judge(&named(key(GATEWAY).did().to_string()), &observing()).fault, None);
+    assert_eq!(judge(&named("did:web:gateway.example".into()), &observing()).fault, None);
+    let place = format!("{RECEIPT}.payload.gateway_id");
+    refused(&named(key(AGENT).did().to_string()), &observing(), "RECEIPT_VERIFICATION_FAILED", &place);
+}
+
+#[test]
+fn receipts_that_share_an_event_are_told() {
+    let one = at(&mut bundle("host_evidence"), &path("payload.receipts[0].payload.binding")).clone();
+    let says = |n: usize| {
+        let verdict = judge(&receipts(&vec![one.clone(); n]), &enforcing());
+        verdict.claim("model_calls").unwrap().says.clone()
+    };
+    assert_eq!(says(1), "1 receipt, each signed by a gateway that is trusted");
+    let shared = "3 receipts, each signed by a gateway that is trusted; 2 of them at an event that has another one";
+    assert_eq!(says(3), shared);
+}
+
+#[test]
+fn a_sentinel_that_says_it_twice_has_not_seen_twice_as_many() {
+    let mut twice = bundle("host_evidence");
+    let Value::Array(list) = at(&mut twice, &path("payload.coverage_attestations")) else { panic!("none") };
+    list.push(list[0].clone());
+    seal(&mut twice, "", AGENT);
+    let says = |bundle: &Value| judge(bundle, &enforcing()).claim("coverage").unwrap().says.clone();
+    assert!(says(&bundle("host_evidence")).contains("3 connections counted"), "{}", says(&bundle("host_evidence")));
+    assert!(says(&twice).contains("3 connections counted"), "{}", says(&twice));
+}
+
 /// A receipt that a bundle may not have is known as one before it lies there, by the same reason.
 #[test]
 fn what_makes_a_bundle_invalid_is_seen_in_the_receipt_itself() {
