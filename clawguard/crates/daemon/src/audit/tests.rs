@@ -182,7 +182,11 @@ fn an_event_has_the_hash_that_its_record_gives_whatever_starts_and_files_lie_bet
         told.extend(happen(&mut log, round));
         let (run, events) = log.run(&format!("j{round}")).unwrap();
         assert!(run.starts_with(&format!("run_j{round}_")) && events >= 6, "{run}: {events}");
+        // One that was there before the starts in between goes on.
+        let goes_on = json!({ "job": "j1", "agent": "a", "decision": "allowed", "model": "m" });
+        told.extend(log.append_event(Kind::Model, &goes_on, "j1").unwrap().1);
     }
+    assert_eq!(told.len(), 12 * 3 + 6 + 11);
     assert!(files(&path).unwrap().len() > 3);
     let derived = derived(&path);
     assert!(told.iter().all(|event| derived.contains(event)));
