@@ -6,7 +6,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     fs, io,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread,
     time::Duration,
@@ -144,6 +144,7 @@ impl Shared {
             let live = core.jobs.iter().filter(|(_, job)| !job.over);
             (live.map(looked).collect::<Vec<_>>(), core.seen.clone())
         };
+        let Ok(root) = cgroup::mount_point() else { return };
         for job in jobs {
             // What cannot be read has ended: that is noticed elsewhere.
             let Ok(pids) = cgroup::processes(&job.directory) else { continue };
@@ -151,7 +152,7 @@ impl Shared {
             let left = seen.lock().entry(job.key).or_default().look(pids);
             for pid in left {
                 // It may be inside all the same: it moved within the job, or ended meanwhile.
-                let at = cgroup::of_process(pid).ok().filter(|at| !is_within(at, &job.directory));
+                let at = cgroup::of_process(pid).ok().filter(|at| !is_within(at, &root, &job.directory));
                 if let Some(at) = at {
                     self.lock().escaped(&job.id, job.key, pid, &at);
                 }
@@ -162,9 +163,8 @@ impl Shared {
 }
 
 /// Whether a cgroup's path, below the hierarchy's root, lies in a job's directory.
-fn is_within(path: &str, directory: &std::path::Path) -> bool {
-    let name = path.trim_start_matches('/');
-    directory.ancestors().any(|root| root.join(name).starts_with(directory) && root.join("cgroup.procs").exists())
+fn is_within(path: &str, root: &Path, directory: &Path) -> bool {
+    root.join(path.trim_start_matches('/')).starts_with(directory)
 }
 
 /// The numbers of one job, as its record has them.
@@ -308,6 +308,17 @@ mod tests {
         assert_eq!(seen.look(Vec::new()), [own]);
         assert_eq!((seen.first, seen.all), (own, 1));
         assert!(seen.look(Vec::new()).is_empty());
+    }
+
+    #[test]
+    fn only_what_lies_in_a_jobs_own_cgroup_is_within_it() {
+        let (root, job) = (Path::new("/sys/fs/cgroup"), Path::new("/sys/fs/cgroup/agents.slice/a.slice/j.job"));
+        for path in ["/agents.slice/a.slice/j.job", "/agents.slice/a.slice/j.job/below"] {
+            assert!(is_within(path, root, job), "{path}");
+        }
+        for path in ["/", "/elsewhere.service", "/j.job", "/agents.slice/a.slice", "/agents.slice/a.slice/j.job2"] {
+            assert!(!is_within(path, root, job), "{path}");
+        }
     }
 
     #[test]
