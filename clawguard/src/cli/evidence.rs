@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
+    fs, io,
     path::{Path, PathBuf},
 };
 
@@ -26,12 +26,13 @@ use super::{
 pub(crate) struct Arguments {
     /// The job: one that runs, as of now, or one that is over. Of several under this name the last.
     job: String,
-    /// Where to put it; made if it is not there.
+    /// Where to put it; made if it is not there, and refused if anything lies in it.
     directory: PathBuf,
 }
 
 pub(crate) fn run(context: &Context, arguments: &Arguments) -> Done {
     let out = &arguments.directory;
+    empty(out)?;
     let (answer, files) = export::fetch(context, &arguments.job)?;
     export::write(out, &answer, &files)?;
     contracts(out, &files)?;
@@ -55,6 +56,16 @@ pub(crate) fn run(context: &Context, arguments: &Arguments) -> Done {
         }
         text
     })
+}
+
+/// What lies in a directory already is not this job's, and would be taken for it.
+fn empty(out: &Path) -> Done {
+    match fs::read_dir(out).map(Iterator::count) {
+        Ok(0) => Ok(()),
+        Ok(_) => Err(Failure::Failed(format!("{} is not empty: name a new directory", out.display()))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(Failure::Failed(format!("{}: {error}", out.display()))),
+    }
 }
 
 fn told(answer: &EvidenceAnswer, out: &Path, extract: &Extract, files: usize) -> String {
@@ -184,14 +195,40 @@ fn around(context: &Context, job: &str, out: &Path) -> Done {
     put(out, "kills.txt", &super::shown::lines(&text))
 }
 
-/// Checksums of all files in a directory, as sha256sum(1) reads them.
+/// Checksums of all files in a directory, as sha256sum(1) reads them. A link is none of this run's files.
 fn sums(out: &Path) -> Result<String, Failure> {
     let mut lines = BTreeMap::new();
     for entry in fs::read_dir(out)?.flatten() {
         let (path, name) = (entry.path(), entry.file_name());
-        let Some(name) = name.to_str().filter(|name| path.is_file() && *name != "SHA256SUMS") else { continue };
+        let own = entry.file_type()?.is_file();
+        let Some(name) = name.to_str().filter(|name| own && *name != "SHA256SUMS") else { continue };
         let hash: String = Hash::of(&fs::read(&path)?).0.iter().map(|byte| format!("{byte:02x}")).collect();
         lines.insert(name.to_owned(), hash);
     }
     Ok(lines.into_iter().map(|(name, hash)| format!("{hash}  {name}\n")).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn only_what_was_written_is_summed_and_only_where_nothing_was() {
+        let out = std::env::temp_dir().join(format!("clawguard-evidence-{}", std::process::id()));
+        assert!(empty(&out).is_ok());
+        fs::create_dir_all(&out).unwrap();
+        assert!(empty(&out).is_ok());
+        assert!(put(&out, "run.json", "{}").is_ok());
+        symlink("/etc/passwd", out.join("passwd")).unwrap();
+        symlink(out.join("run.json"), out.join("again.json")).unwrap();
+        let sums = sums(&out).unwrap_or_default();
+        let refused = empty(&out).is_err();
+        fs::remove_dir_all(&out).unwrap();
+        assert!(sums.ends_with("  run.json\n") && sums.lines().count() == 1, "{sums}");
+        assert!(refused);
+    }
 }
