@@ -187,19 +187,7 @@ fn trust(context: &Context, arguments: &VerifyArguments) -> Result<Trust, Failur
         attesters: arguments.attester.clone(),
     };
     if let Some(path) = &arguments.trust {
-        let wrong = |error: String| Failure::Usage(format!("--trust {}: {error}", path.display()));
-        let text = fs::read(path).map_err(|error| wrong(error.to_string()))?;
-        let file: TrustFile = serde_json::from_slice(&text).map_err(|error| wrong(error.to_string()))?;
-        for (names, into) in [
-            (file.receipt_signers, &mut trust.receipt_signers),
-            (file.sentinels, &mut trust.sentinels),
-            (file.wpc_signers, &mut trust.wpc_signers),
-            (file.attesters, &mut trust.attesters),
-        ] {
-            for name in names {
-                into.push(name.parse().map_err(|error: claw::key::NotADid| wrong(error.to_string()))?);
-            }
-        }
+        named(path, &mut trust)?;
         return Ok(trust);
     }
     let named = [&trust.receipt_signers, &trust.sentinels, &trust.wpc_signers, &trust.attesters];
@@ -213,6 +201,24 @@ fn trust(context: &Context, arguments: &VerifyArguments) -> Result<Trust, Failur
     trust.receipt_signers.extend(host_did(&context.paths.receipt_key()));
     trust.sentinels.extend(host_did(&context.paths.sentinel_key()));
     Ok(trust)
+}
+
+/// Adds whom a file names to those who are trusted.
+pub(super) fn named(path: &Path, trust: &mut Trust) -> Done {
+    let wrong = |error: String| Failure::Usage(format!("--trust {}: {error}", path.display()));
+    let text = fs::read(path).map_err(|error| wrong(error.to_string()))?;
+    let file: TrustFile = serde_json::from_slice(&text).map_err(|error| wrong(error.to_string()))?;
+    for (names, into) in [
+        (file.receipt_signers, &mut trust.receipt_signers),
+        (file.sentinels, &mut trust.sentinels),
+        (file.wpc_signers, &mut trust.wpc_signers),
+        (file.attesters, &mut trust.attesters),
+    ] {
+        for name in names {
+            into.push(name.parse().map_err(|error: claw::key::NotADid| wrong(error.to_string()))?);
+        }
+    }
+    Ok(())
 }
 
 fn told(files: &[PathBuf], whole: &Whole) -> Value {

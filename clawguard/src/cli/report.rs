@@ -23,7 +23,7 @@ use evidence::{
 use policy::{Contract, diff};
 use serde_json::json;
 
-use super::{Context, Done, Failure, shown};
+use super::{Context, Done, Failure, bundle, shown};
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -41,6 +41,9 @@ pub(crate) struct Arguments {
     /// Who may have signed contracts.
     #[arg(long, value_name = "DID")]
     wpc_signer: Vec<Did>,
+    /// All of these in a file, as `bundle verify` takes it.
+    #[arg(long, value_name = "FILE")]
+    trust: Option<PathBuf>,
     /// Where the page goes; without it, beside the bundle.
     #[arg(short, long, value_name = "FILE")]
     out: Option<PathBuf>,
@@ -73,6 +76,7 @@ impl Arguments {
             receipt_signer: Vec::new(),
             sentinel: Vec::new(),
             wpc_signer: Vec::new(),
+            trust: None,
             out: None,
         }
     }
@@ -100,7 +104,7 @@ pub(crate) fn write(context: &Context, arguments: &Arguments) -> Result<Written,
         trust_pulse: found.trust_pulse.as_deref(),
         ..Options::at(now)
     };
-    let whole = verify_all(&bundles, &trust(context, arguments), &options);
+    let whole = verify_all(&bundles, &trust(context, arguments)?, &options);
     let records = match arguments.audit.as_ref().or(found.audit.as_ref()) {
         Some(path) => records(path, &events(&found.bundles))?,
         None => Vec::new(),
@@ -130,7 +134,7 @@ pub(crate) fn write(context: &Context, arguments: &Arguments) -> Result<Written,
     Ok(Written { page: out, records: records.len(), fault })
 }
 
-fn trust(context: &Context, arguments: &Arguments) -> Trust {
+fn trust(context: &Context, arguments: &Arguments) -> Result<Trust, Failure> {
     let (receipts, sentinels) = (&arguments.receipt_signer, &arguments.sentinel);
     let mut trust = Trust {
         receipt_signers: receipts.clone(),
@@ -138,6 +142,10 @@ fn trust(context: &Context, arguments: &Arguments) -> Trust {
         wpc_signers: arguments.wpc_signer.clone(),
         attesters: Vec::new(),
     };
+    if let Some(path) = &arguments.trust {
+        bundle::named(path, &mut trust)?;
+        return Ok(trust);
+    }
     if receipts.is_empty() && sentinels.is_empty() && arguments.wpc_signer.is_empty() {
         if let Ok(config) = Config::read(&context.paths.config()) {
             trust.receipt_signers = config.trust.receipt_signers.iter().map(|did| did.0).collect();
@@ -147,7 +155,7 @@ fn trust(context: &Context, arguments: &Arguments) -> Trust {
         trust.receipt_signers.extend(host_did(&context.paths.receipt_key()));
         trust.sentinels.extend(host_did(&context.paths.sentinel_key()));
     }
-    trust
+    Ok(trust)
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, Failure> {
