@@ -357,6 +357,88 @@ fn a_bundle_says_that_nobody_watched_while_the_daemon_was_gone() {
     assert_eq!((run.status, run.json()["fault"]["code"].as_str()), (1, Some("EVIDENCE_MISMATCH")), "{}", run.out);
 }
 
+/// The directory of the cgroup that a job was given, as the daemon remembers it.
+fn cgroup_of(world: &World, job: &str) -> PathBuf {
+    let text = fs::read_to_string(world.directory.join("run/clawguard/jobs.json")).unwrap();
+    let jobs: Value = serde_json::from_str(&text).unwrap();
+    let own = jobs.as_array().unwrap().iter().find(|entry| entry["id"] == job).unwrap();
+    own["directory"].as_str().unwrap().into()
+}
+
+#[test]
+fn a_process_that_root_takes_out_of_its_jobs_cgroup_is_told_counted_and_attested() {
+    let world = world();
+    let outside = world.service("elsewhere");
+    let mut agent = world.agent_runs_on("a", Nobody, &["sh", "-c", "sleep 600 & sleep 601 & echo started; wait"]);
+    agent.until("started");
+    let id = job_of(&world, "a");
+    let sleepers = || -> Vec<i32> {
+        let is_one = |pid: &i32| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name == "sleep\n");
+        sys::cgroup::processes(&cgroup_of(&world, &id)).unwrap().into_iter().filter(is_one).collect()
+    };
+    world.eventually("both sleep", |_| sleepers().len() == 2);
+    // It is looked who is there once a second.
+    thread::sleep(Duration::from_millis(2500));
+    let (_, said) = export(&world, &id);
+    assert_eq!(said["running"], true, "{said}");
+    let pid = sleepers()[0];
+    fs::write(outside.directory.join("cgroup.procs"), pid.to_string()).unwrap();
+    let escapes = || -> Vec<Value> {
+        world.audit("alert").into_iter().filter(|alert| alert["kind"] == "cgroup_escape").collect()
+    };
+    world.eventually("the escape is told, of whom and how many", |_| escapes().len() == 2);
+    thread::sleep(Duration::from_millis(2500));
+    let (who, many): (Vec<_>, Vec<_>) = escapes().into_iter().partition(|alert| alert["pid"].is_number());
+    assert_eq!((who.len(), many.len()), (1, 1), "{who:?} {many:?}");
+    assert_eq!((&who[0]["pid"], &who[0]["command"], &who[0]["job"]), (&json!(pid), &json!("sleep"), &json!(id)));
+    assert!(who[0]["cgroup"].as_str().unwrap().contains(&outside.name), "{who:?}");
+    assert_eq!(many[0]["count"], 1, "{many:?}");
+    assert_eq!(world.metric("clawguard_bypass_alerts_total{agent=\"a\",kind=\"cgroup_escape\""), 2.0);
+    end(&world, "a");
+    let facts = coverage(&world, "a");
+    assert_eq!((&facts["escapes_suspected"], &facts["unmonitored_spawns"]), (&json!(true), &json!(1)), "{facts}");
+    let (out, _) = export(&world, &id);
+    let lineage = &payload(&out, "bundle-1.json")["coverage_attestations"][0]["payload"]["metrics"]["lineage"];
+    assert_eq!((&lineage["escapes_suspected"], &lineage["unmonitored_spawns"]), (&json!(true), &json!(1)));
+    // Nobody who demands that the job was watched is content with it.
+    let run = verdict(&world, &out);
+    assert_eq!((run.status, run.json()["fault"]["code"].as_str()), (1, Some("EVIDENCE_MISMATCH")), "{}", run.out);
+    assert!(run.out.contains("unmonitored_spawns") || run.out.contains("escapes_suspected"), "{}", run.out);
+}
+
+#[test]
+fn what_a_job_that_is_only_observed_did_is_counted_and_its_bundle_says_so() {
+    let mut world = World::new();
+    world.configure("[audit]\ninterval_seconds = 1\n[[agent]]\nname = \"a\"\nmode = \"observe\"");
+    world.start();
+    world.use_contract("a", contract());
+    let probe = world.probe();
+    // One that the contract allows, and two that it does not.
+    let to = ["203.0.113.10:443", "203.0.113.99:443", "203.0.113.20:443"];
+    let script = to.map(|to| format!("{probe} tcp {to} x;")).concat();
+    let run = world.agent_runs("a", Nobody, &["sh", "-c", &script]).ok();
+    assert_eq!(run.out.lines().filter(|line| line.starts_with("ok")).count(), 3, "{}", run.out);
+    let facts = coverage(&world, "a");
+    let number = |name: &str| facts[name].as_u64().unwrap();
+    assert_eq!([number("connections_total"), number("unmediated_connections"), number("denied")], [3, 2, 0], "{facts}");
+    assert_eq!((number("processes_tracked"), &facts["escapes_suspected"]), (5, &json!(false)), "{facts}");
+    let (out, _) = export(&world, facts["job"].as_str().unwrap());
+    let payload = payload(&out, "bundle-1.json");
+    let attested = &payload["coverage_attestations"][0]["payload"]["metrics"];
+    assert_eq!(attested["egress"], json!({ "connections_total": 3, "unmediated_connections": 2 }), "{attested}");
+    assert_eq!(attested["lineage"]["processes_tracked"], 5, "{attested}");
+    assert!(payload["metadata"]["sentinels"]["egress_policy_receipt"].is_null(), "{payload}");
+    assert!(payload["metadata"].to_string().contains("the job's contract was only observed"), "{payload}");
+    // Whoever only wants to be told learns it; whoever demands that all was mediated does not believe that it was.
+    let trust = out.join("trust.json");
+    let words = ["--json", "bundle", "verify", out.to_str().unwrap(), "--trust", trust.to_str().unwrap()];
+    let run = world.clawguard(&[&words[..], &["--observe"]].concat());
+    assert_eq!((run.status, run.json()["status"].as_str()), (0, Some("VALID")), "{}", run.out);
+    assert!(run.out.contains("COVERAGE_UNMEDIATED_EGRESS"), "{}", run.out);
+    let run = world.clawguard(&words);
+    assert_eq!((run.status, run.json()["fault"]["code"].as_str()), (1, Some("EVIDENCE_MISMATCH")), "{}", run.out);
+}
+
 #[test]
 fn of_a_job_that_never_was_there_is_nothing_to_hand_out() {
     let world = world();
