@@ -45,7 +45,8 @@ fn at(value: &mut Json, steps: &[Step], action: Action) -> Done {
         (Step::Member(_), Json::Array(items)) => items.retain_mut(|item| stays(item, steps)),
         (Step::Items, Json::Array(items)) => items.retain_mut(|item| stays(item, rest)),
         (Step::Item(at), Json::Array(items)) => {
-            if items.get_mut(*at).is_some_and(|item| !stays(item, rest)) {
+            let stayed = items.get_mut(*at).is_none_or(|item| stays(item, rest));
+            if !stayed {
                 items.remove(*at);
             }
         }
