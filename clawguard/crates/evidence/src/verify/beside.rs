@@ -140,7 +140,7 @@ pub(super) fn contracts(bundle: &Bundle<'_>) -> Result<(Contracts, usize), Fault
     let named: BTreeSet<&str> = parts::contracts(bundle.payload).chain(signed.iter().copied()).collect();
     let there = |of: &BTreeSet<&str>| of.iter().filter(|hash| hashes.contains(**hash)).count();
     let (by_gateways, by_any) = (there(&signed), there(&named));
-    let missing = if given.is_empty() { 0 } else { named.len() - by_any };
+    let missing = if given.is_empty() { 0 } else { named.len().saturating_sub(by_any) };
     let found = match (if by_gateways > 0 { by_gateways } else { by_any }, bound, told) {
         // A contract that nothing in the bundle names says nothing of the run.
         (0, None, None) => Contracts::None,
