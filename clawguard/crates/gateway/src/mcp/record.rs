@@ -218,7 +218,7 @@ mod tests {
 
     use super::*;
 
-    fn call(number: u64, arguments: Option<String>) -> Call {
+    fn call(number: u64, arguments: Option<&str>) -> Call {
         let text = serde_json::json!({ "number": number, "slot": 1, "key": 1, "session": "", "server": "crm", "method": "tools/call",
             "tool": "get", "arguments_hash": "", "arguments": arguments, "decision": "allowed", "reason": "allowed", "risk": "low",
             "class": "read", "contract": "", "count": 1 });
@@ -252,7 +252,7 @@ mod tests {
         let count = pipe.read(&mut room).unwrap();
         let read: Called = serde_json::from_slice(&room[..count]).unwrap();
         assert_eq!(read, Called::Begun(Box::new(call(1, None))));
-        let long = call(2, Some("x".repeat(PIPE_BUF)));
+        let long = call(2, Some(&"x".repeat(PIPE_BUF)));
         let _begun = recorder.begin(long.clone(), Instant::now(), 0);
         let told = tokio::task::spawn_blocking(move || {
             let count = (&theirs).read(&mut room).unwrap();
