@@ -33,7 +33,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     if names.is_empty() && !arguments.names.is_empty() {
         return Ok(());
     }
-    if names.is_empty() || names.iter().any(|name| name.starts_with("mcp")) {
+    if names.is_empty() || names.iter().any(|name| name.starts_with("mcp") || name.starts_with("model")) {
         setup::nginx()?;
     }
     call(&mut cargo(&[
