@@ -115,8 +115,8 @@ pub enum Ask {
     },
     /// Calls, for the record. Not answered if all of them only begin.
     Calls(Vec<Called>),
-    /// A pipe for calls that begin, a [`Called::Begun`] a line: the daemon reads it before it takes what is asked here, and when the
-    /// gateway goes, so that nobody has to wake for a beginning.
+    /// A way for calls that begin, each [`Called::Begun`] a packet: the daemon reads it before it takes [`Ask::Calls`], and when the
+    /// channel ends, so that nobody has to wake for a beginning. To be asked once.
     Beginnings,
     /// A person's word on a call: one that was given is used up by the answer.
     Approval(Box<Held>),
@@ -191,8 +191,7 @@ pub enum Told {
     Errands(Vec<Errand>),
     /// It was heard.
     Noted,
-    /// The pipe's end to write to comes with this. What does not fit, or is longer than the kernel writes in one piece, is asked with
-    /// [`Ask::Calls`].
+    /// The end to write to comes with this. What does not fit, or is longer than 4096 bytes, is asked with [`Ask::Calls`].
     Beginnings,
     /// What becomes of a name.
     Named(Named),

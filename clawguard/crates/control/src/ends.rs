@@ -6,6 +6,7 @@ use std::{
     os::unix::net::UnixStream,
     pin::Pin,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use sys::reactor::watch_one_way;
@@ -13,6 +14,9 @@ use tokio::io::{
     AsyncRead, Interest, ReadBuf,
     unix::{AsyncFd, AsyncFdReadyGuard},
 };
+
+/// How soon it is tried again to write where nobody can tell when.
+const UNWATCHED: Duration = Duration::from_millis(50);
 
 /// The direction that is read.
 #[derive(Debug)]
@@ -86,15 +90,18 @@ impl Writes {
         }
     }
 
-    /// Waits until something fits. Only meanwhile is this direction watched.
+    /// Waits until something may fit. Only meanwhile is this direction watched.
     ///
     /// # Errors
     ///
-    /// If there are no descriptors left.
+    /// If the runtime ends.
     pub async fn writable(&self) -> io::Result<()> {
         // Of a descriptor of its own: a queue has each only once.
-        let watched = watch_one_way(self.0.try_clone()?, Interest::WRITABLE)?;
-        watched.writable().await.map(drop)
+        match self.0.try_clone().and_then(|own| watch_one_way(own, Interest::WRITABLE)) {
+            Ok(watched) => watched.writable().await.map(drop),
+            // Without a descriptor for that, it is tried again.
+            Err(_) => Ok(tokio::time::sleep(UNWATCHED).await),
+        }
     }
 
     /// Writes all of it.

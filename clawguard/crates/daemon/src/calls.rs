@@ -94,22 +94,27 @@ impl UnderWay {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Opens the pipe in which the gateway writes what begins; its end of it. A gateway that asks again has begun anew.
-    pub(crate) fn beginnings(&self) -> io::Result<OwnedFd> {
-        let (ours, theirs) = Beginnings::new()?;
-        self.lock().beginnings = Some(ours);
-        Ok(theirs)
-    }
-
-    /// Takes what the gateway says, in its order, and answers what is to be recorded.
+    /// Opens the way on which the gateway writes what begins; its end of it.
     ///
     /// # Errors
     ///
-    /// If what it wrote into its pipe is not what a gateway writes.
-    pub(crate) fn sort(&self, called: Vec<Called>) -> io::Result<Vec<Past>> {
+    /// [`io::ErrorKind::AlreadyExists`] if it has one: what it wrote there is not forgotten for another.
+    pub(crate) fn beginnings(&self) -> io::Result<OwnedFd> {
+        let mut begun = self.lock();
+        if begun.beginnings.is_some() {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        let (ours, theirs) = Beginnings::new()?;
+        begun.beginnings = Some(ours);
+        Ok(theirs)
+    }
+
+    /// Takes what the gateway says, in its order, and answers what is to be recorded; and whether all that it wrote beside the channel
+    /// was what a gateway writes.
+    pub(crate) fn sort(&self, called: Vec<Called>) -> (Vec<Past>, bool) {
         let mut begun = self.lock();
         let mut past = Vec::new();
-        begun.read(&mut past)?;
+        let honest = begun.read(&mut past);
         for said in called {
             match said {
                 Called::Begun(call) => past.extend(begun.begin(call)),
@@ -119,13 +124,13 @@ impl UnderWay {
                 Called::Refused(call) => past.push(Past { call: Some(capped(call)), ended: None }),
             }
         }
-        Ok(past)
+        (past, honest)
     }
 
     fn give_up(&self) -> Vec<Past> {
         let mut begun = mem::take(&mut *self.lock());
         let mut past = Vec::new();
-        if begun.read(&mut past).is_err() {
+        if !begun.read(&mut past) {
             tracing::warn!("the gateway wrote a beginning that is none");
         }
         let mut calls: Vec<Box<Call>> = begun.calls.into_values().collect();
@@ -136,12 +141,12 @@ impl UnderWay {
 }
 
 impl Begun {
-    /// Takes what the gateway wrote into its pipe.
-    fn read(&mut self, past: &mut Vec<Past>) -> io::Result<()> {
-        let Some(mut beginnings) = self.beginnings.take() else { return Ok(()) };
-        let read = beginnings.read(|call| past.extend(self.begin(call)));
+    /// Takes what the gateway wrote beside the channel. Answers whether all of it was what a gateway writes.
+    fn read(&mut self, past: &mut Vec<Past>) -> bool {
+        let Some(mut beginnings) = self.beginnings.take() else { return true };
+        let honest = beginnings.read(|call| past.extend(self.begin(call)));
         self.beginnings = Some(beginnings);
-        read
+        honest
     }
 
     /// Answers a call that there is no room to remember, or whose number was given anew.
@@ -200,6 +205,7 @@ fn capped(mut call: Box<Call>) -> Box<Call> {
     if let Some(arguments) = &mut call.arguments {
         cut_bytes(arguments, LONGEST_ARGUMENTS);
     }
+    call.alert.take_if(|alert| !ALERTS.contains(&alert.as_str()));
     call
 }
 
@@ -237,6 +243,8 @@ fn cut_bytes(text: &mut String, most: usize) {
     if text.len() > most {
         text.truncate(text.floor_char_boundary(most));
         text.push('\u{2026}');
+        // What was cut off takes no room either.
+        text.shrink_to_fit();
     }
 }
 
@@ -464,23 +472,23 @@ mod tests {
     fn a_call_is_recorded_when_it_ends_or_was_not_made() {
         let calls = Calls::default();
         let (_, under_way) = calls.opened();
-        assert_eq!(under_way.sort(vec![Called::Begun(call(1)), Called::Begun(call(2))]).unwrap(), []);
-        let past = under_way.sort(vec![Called::Ended(ended(2)), Called::Refused(call(3))]).unwrap();
+        assert_eq!(under_way.sort(vec![Called::Begun(call(1)), Called::Begun(call(2))]).0, []);
+        let past = under_way.sort(vec![Called::Ended(ended(2)), Called::Refused(call(3))]).0;
         assert_eq!(statuses(&past), [(2, Some("ok")), (3, None)]);
         // In one batch too.
-        let past = under_way.sort(vec![Called::Begun(call(4)), Called::Ended(ended(4))]).unwrap();
+        let past = under_way.sort(vec![Called::Begun(call(4)), Called::Ended(ended(4))]).0;
         assert_eq!(statuses(&past), [(4, Some("ok"))]);
         // What never began is told all the same.
-        assert_eq!(statuses(&under_way.sort(vec![Called::Ended(ended(9))]).unwrap()), [(0, Some("ok"))]);
+        assert_eq!(statuses(&under_way.sort(vec![Called::Ended(ended(9))]).0), [(0, Some("ok"))]);
     }
 
     #[test]
     fn what_a_gateway_was_making_when_it_went_is_recorded_as_unknown() {
         let calls = Calls::default();
         let ((one, first), (two, second)) = (calls.opened(), calls.opened());
-        first.sort(vec![Called::Begun(call(2)), Called::Begun(call(1)), Called::Begun(call(3))]).unwrap();
-        first.sort(vec![Called::Ended(ended(3))]).unwrap();
-        second.sort(vec![Called::Begun(call(5))]).unwrap();
+        first.sort(vec![Called::Begun(call(2)), Called::Begun(call(1)), Called::Begun(call(3))]).0;
+        first.sort(vec![Called::Ended(ended(3))]).0;
+        second.sort(vec![Called::Begun(call(5))]).0;
         assert_eq!(statuses(&calls.closed(one)), [(1, Some(UNKNOWN)), (2, Some(UNKNOWN))]);
         assert_eq!(calls.closed(one), []);
         assert_eq!(statuses(&calls.all_closed()), [(5, Some(UNKNOWN))]);
@@ -491,25 +499,28 @@ mod tests {
     fn what_was_written_beside_the_channel_began_before_whatever_is_asked() {
         let calls = Calls::default();
         let (number, under_way) = calls.opened();
-        let mut pipe = File::from(under_way.beginnings().unwrap());
-        let mut begin =
-            |number| writeln!(pipe, "{}", serde_json::to_string(&Called::Begun(call(number))).unwrap()).unwrap();
+        let mut way = File::from(under_way.beginnings().unwrap());
+        let mut begin = |number| way.write_all(&serde_json::to_vec(&Called::Begun(call(number))).unwrap()).unwrap();
         begin(1);
         begin(2);
-        assert_eq!(statuses(&under_way.sort(vec![Called::Ended(ended(2))]).unwrap()), [(2, Some("ok"))]);
+        assert_eq!(statuses(&under_way.sort(vec![Called::Ended(ended(2))]).0), [(2, Some("ok"))]);
         begin(3);
         assert_eq!(statuses(&calls.closed(number)), [(1, Some(UNKNOWN)), (3, Some(UNKNOWN))]);
-        // Whoever writes something else is no gateway.
+        // Whoever writes something else is no gateway, and what it wrote before is not forgotten for it, nor for another way.
         let (_, under_way) = calls.opened();
-        let mut pipe = File::from(under_way.beginnings().unwrap());
-        writeln!(pipe, "{}", serde_json::to_string(&Called::Ended(ended(1))).unwrap()).unwrap();
-        assert!(under_way.sort(Vec::new()).is_err());
+        let mut way = File::from(under_way.beginnings().unwrap());
+        way.write_all(&serde_json::to_vec(&Called::Begun(call(1))).unwrap()).unwrap();
+        way.write_all(&serde_json::to_vec(&Called::Begun(call(1))).unwrap()).unwrap();
+        way.write_all(&serde_json::to_vec(&Called::Ended(ended(1))).unwrap()).unwrap();
+        assert_eq!(under_way.beginnings().unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        let (past, honest) = under_way.sort(Vec::new());
+        assert_eq!((statuses(&past), honest), (vec![(1, Some(UNKNOWN))], false));
     }
 
     #[test]
     fn what_is_remembered_of_calls_has_bounds_and_nothing_goes_without_a_record() {
         let under_way = UnderWay::default();
-        let begin = |number| under_way.sort(vec![Called::Begun(call(number))]).unwrap();
+        let begin = |number| under_way.sort(vec![Called::Begun(call(number))]).0;
         for number in 0..MOST as u64 {
             assert_eq!(begin(number), []);
         }
@@ -519,11 +530,10 @@ mod tests {
         let under_way = UnderWay::default();
         let long = |number| Box::new(Call { arguments: Some("x".repeat(LONGEST_ARGUMENTS)), ..*call(number) });
         for number in 0..(MOST_ARGUMENTS / LONGEST_ARGUMENTS + 1) as u64 {
-            under_way.sort(vec![Called::Begun(long(number))]).unwrap();
+            under_way.sort(vec![Called::Begun(long(number))]).0;
         }
-        let kept = |number| {
-            under_way.sort(vec![Called::Ended(ended(number))]).unwrap()[0].call.as_ref().unwrap().arguments.is_some()
-        };
+        let kept =
+            |number| under_way.sort(vec![Called::Ended(ended(number))]).0[0].call.as_ref().unwrap().arguments.is_some();
         assert!(kept(0) && !kept((MOST_ARGUMENTS / LONGEST_ARGUMENTS) as u64));
     }
 
@@ -538,15 +548,18 @@ mod tests {
     fn no_text_of_a_call_is_longer_than_a_record_takes_it() {
         let mut long = call(1);
         (long.tool, long.reported) = ("\u{e4}".repeat(LONGEST + 1), Some("y".repeat(5000)));
+        long.alert = Some("z".repeat(1 << 20));
         long.arguments = Some("\u{e4}".repeat(LONGEST_ARGUMENTS));
-        let past = UnderWay::default().sort(vec![Called::Refused(long)]).unwrap();
+        let past = UnderWay::default().sort(vec![Called::Refused(long)]).0;
         let call = past[0].call.as_ref().unwrap();
         assert_eq!(call.tool, "\u{e4}".repeat(LONGEST) + "\u{2026}");
         assert_eq!(call.reported.as_ref().unwrap().chars().count(), LONGEST + 1);
-        assert!(call.arguments.as_ref().unwrap().len() < LONGEST_ARGUMENTS + 4);
+        let arguments = call.arguments.as_ref().unwrap();
+        assert!(arguments.len() < LONGEST_ARGUMENTS + 4 && arguments.capacity() < LONGEST_ARGUMENTS + 64);
+        assert_eq!(call.alert, None);
         let mut many = ended(1);
         many.classes = (0..1000).map(|i| (format!("{i}{}", "z".repeat(1000)), 1)).collect();
-        let past = UnderWay::default().sort(vec![Called::Ended(many)]).unwrap();
+        let past = UnderWay::default().sort(vec![Called::Ended(many)]).0;
         let classes = &past[0].ended.as_ref().unwrap().classes;
         assert!(classes.len() <= MOST_CLASSES && classes.keys().all(|class| class.chars().count() <= LONGEST + 1));
     }

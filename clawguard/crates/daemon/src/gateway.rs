@@ -366,7 +366,7 @@ impl Answers {
             }
             write.write_all(text.as_bytes().get(sent..).unwrap_or_default()).await
         });
-        if written.await.is_err() {
+        if !matches!(written.await, Ok(Ok(()))) {
             // Half a line may be out: nothing more can be said on this channel.
             let _ = self.0.lock().await.shut();
         }
@@ -407,6 +407,8 @@ pub(crate) async fn serve(channel: UnixStream, shared: Arc<Shared>) {
         // Whoever waits for news takes no place from those who want an answer.
         let waiting =
             matches!(ask, Ask::Errands | Ask::Rules { .. } | Ask::Kept { .. } | Ask::Decided { .. } | Ask::Receipt(_));
+        // An honest one asks for these one at a time, and their answers can be long.
+        let bytes = if matches!(ask, Ask::Errands | Ask::Rules { .. }) { MOST_WAITING / 4 } else { bytes };
         let waiting = waiting.then(|| place_to_wait(&waits, bytes)).flatten();
         // Held until the answer is written: a gateway that does not read is not served either.
         let place = match waiting {
@@ -422,10 +424,12 @@ pub(crate) async fn serve(channel: UnixStream, shared: Arc<Shared>) {
         if let Ask::Calls(called) = ask {
             let answered = called.iter().any(Called::is_answered);
             // Sorted here, in the order in which they came; and recorded whatever becomes of the channel.
-            let Ok(past) = under_way.sort(called) else {
+            let (past, honest) = under_way.sort(called);
+            if !honest {
                 tracing::warn!("the gateway wrote a beginning that is none");
+                recorded(&shared, past).await;
                 break;
-            };
+            }
             if past.is_empty() && !answered {
                 continue;
             }
@@ -443,8 +447,9 @@ pub(crate) async fn serve(channel: UnixStream, shared: Arc<Shared>) {
         if matches!(ask, Ask::Beginnings) {
             let pipe = match under_way.beginnings() {
                 Ok(pipe) => pipe,
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => break,
                 Err(error) => {
-                    tracing::warn!(%error, "there is no pipe for the calls that begin: they come by the channel");
+                    tracing::warn!(%error, "calls that begin have no way beside the channel: they come by it");
                     write.write(id, Told::Noted).await;
                     continue;
                 }

@@ -77,6 +77,8 @@ pub(crate) struct Join {
     ended: VecDeque<(u64, Instant)>,
     /// When both sides were last looked at.
     looked: Option<Instant>,
+    /// Connections of jobs that are over of which a gateway that ended told nothing.
+    lost: u64,
 }
 
 /// One job's.
@@ -84,6 +86,8 @@ pub(crate) struct Join {
 struct Side {
     /// What the kernel had counted when this gateway began to listen.
     base: u64,
+    /// What it has counted, as far as anybody looked.
+    last: u64,
     /// What it had counted, and when; the oldest first.
     seen: VecDeque<(Instant, u64)>,
     accepted: u64,
@@ -101,9 +105,19 @@ impl Side {
         Self { base, ..Self::default() }
     }
 
+    /// Connections that were there before, or that this gateway told of. It may tell of any number.
+    const fn told(&self) -> u64 {
+        self.base.saturating_add(self.accepted)
+    }
+
+    /// Connections of which nobody was told anything.
+    const fn lost(&self) -> u64 {
+        self.last.saturating_sub(self.told().saturating_add(self.unreported))
+    }
+
     /// Gaps that grew beyond what was told of them.
     fn unseen(&mut self, counted: u64) -> Option<Gap> {
-        let more = (self.base + self.accepted).saturating_sub(counted);
+        let more = self.told().saturating_sub(counted);
         let news = more.saturating_sub(self.unseen);
         self.unseen = self.unseen.max(more);
         (news > 0).then_some(Gap::Unseen(news))
@@ -116,7 +130,7 @@ impl Side {
             self.seen.pop_front();
         }
         let (_, counted) = old?;
-        let missing = counted.saturating_sub(self.base + self.accepted);
+        let missing = counted.saturating_sub(self.told());
         let news = missing.saturating_sub(self.unreported);
         // What was told late is no longer missing, and another one may be.
         self.unreported = missing;
@@ -134,14 +148,16 @@ impl Join {
             return 0;
         }
         self.ended.clear();
-        let known = std::mem::take(&mut self.jobs);
-        let mut untold = 0;
+        let mut known = std::mem::take(&mut self.jobs);
+        let mut untold = std::mem::take(&mut self.lost);
         for (key, counted) in counted {
-            let former = known.get(key);
-            untold += counted.saturating_sub(former.map_or(0, |side| side.base + side.accepted));
+            let former = known.remove(key);
+            untold += counted.saturating_sub(former.as_ref().map_or(0, Side::told));
             let direct = former.map_or(0, |side| side.direct);
             self.jobs.insert(*key, Side { direct, ..Side::under(*counted) });
         }
+        // And of those that are over.
+        untold += known.values().map(Side::lost).sum::<u64>();
         untold
     }
 
@@ -178,6 +194,7 @@ impl Join {
         let side = self.jobs.entry(key).or_default();
         let direct = counted.direct.saturating_sub(side.direct);
         side.direct = side.direct.max(counted.direct);
+        side.last = side.last.max(counted.models);
         let mut gaps: Vec<Gap> = (direct > 0).then_some(Gap::Direct(direct)).into_iter().collect();
         if listening {
             if side.seen.back().is_none_or(|(_, last)| *last != counted.models) || side.unreported > 0 {
@@ -250,6 +267,7 @@ impl Join {
             let Some((key, _)) = self.ended.pop_front() else { break };
             let Some(mut side) = self.jobs.remove(&key) else { continue };
             if self.gateway.is_none() {
+                self.lost += side.lost();
                 continue;
             }
             let mut gaps: Vec<Gap> = side.unreported(now).into_iter().collect();

@@ -25,8 +25,8 @@ const MOST_AT_ONCE: usize = 512;
 /// Bytes of arguments in one message.
 const MOST_ARGUMENTS: usize = 4 << 20;
 
-/// What a pipe takes in one piece (include/uapi/linux/limits.h).
-const PIPE_BUF: usize = 4096;
+/// Bytes of a call that is written beside the channel.
+const LONGEST_BEGINNING: usize = 4096;
 
 /// Messages that wait for their answers; the daemon has a few more places.
 const UNDER_WAY: usize = 8;
@@ -93,11 +93,10 @@ impl Recorder {
     /// Writes that a call begins where the daemon reads it before anything that is told afterwards; it has it even if this process
     /// ends now. Answers whether there was room for it.
     fn written(&self, begun: &Called) -> bool {
-        let Some(mut pipe) = self.beginnings.get() else { return false };
-        let Ok(mut line) = serde_json::to_vec(begun) else { return false };
-        line.push(b'\n');
+        let Some(mut way) = self.beginnings.get() else { return false };
+        let Ok(text) = serde_json::to_vec(begun) else { return false };
         // All of it or nothing.
-        line.len() <= PIPE_BUF && pipe.write(&line).is_ok()
+        text.len() <= LONGEST_BEGINNING && way.write(&text).is_ok()
     }
 
     /// Records that a call was not made.
@@ -229,7 +228,7 @@ mod tests {
     async fn that_a_call_begins_is_written_before_its_beginning_is_known_here_and_what_does_not_fit_is_told() {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let channel = Channel::over(ours).unwrap();
-        let (mut pipe, end) = std::io::pipe().unwrap();
+        let (mut way, end) = UnixStream::pair().unwrap();
         let recorder = Arc::new(Recorder::new());
         let running = Arc::clone(&recorder);
         tokio::spawn(async move { running.run(&channel).await });
@@ -249,10 +248,10 @@ mod tests {
         }
         let _begun = recorder.begin(call(1, None), Instant::now(), 0);
         let mut room = [0; 8192];
-        let count = pipe.read(&mut room).unwrap();
+        let count = way.read(&mut room).unwrap();
         let read: Called = serde_json::from_slice(&room[..count]).unwrap();
         assert_eq!(read, Called::Begun(Box::new(call(1, None))));
-        let long = call(2, Some(&"x".repeat(PIPE_BUF)));
+        let long = call(2, Some(&"x".repeat(LONGEST_BEGINNING)));
         let _begun = recorder.begin(long.clone(), Instant::now(), 0);
         let told = tokio::task::spawn_blocking(move || {
             let count = (&theirs).read(&mut room).unwrap();

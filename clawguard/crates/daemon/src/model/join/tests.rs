@@ -259,3 +259,25 @@ fn a_daemon_that_was_held_up_gives_the_gateway_its_time() {
     join.looks(late + GRACE);
     assert_eq!(join.counted(7, models(3), late + GRACE), [Gap::Unreported(1)]);
 }
+
+#[test]
+fn what_a_gateway_did_not_tell_of_jobs_that_ended_before_it_is_lost_to_nobody() {
+    let two = Counted { models: 2, direct: 0 };
+    for settles in [false, true] {
+        let (mut join, now) = (Join::default(), Instant::now());
+        assert_eq!(join.listens(1, 10, &[]), 0);
+        join.adopt(7, Counted::default());
+        assert_eq!(join.ended(7, two, now), []);
+        join.gone(10);
+        if settles {
+            assert_eq!(join.settled(now + SETTLES + Duration::from_secs(1)), []);
+        }
+        assert_eq!(join.listens(2, 11, &[]), 2, "{settles}");
+        assert_eq!(join.listens(3, 12, &[]), 0);
+    }
+    // One that tells of any number is not believed, and harms nobody.
+    let mut join = Join::default();
+    join.listens(1, 10, &[(7, 5)]);
+    let told = told(7, u64::MAX, 0);
+    assert_eq!(join.told(1, &told, Some(5)), Some(Gap::Unseen(u64::MAX - 5)));
+}

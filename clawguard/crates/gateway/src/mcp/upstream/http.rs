@@ -37,6 +37,8 @@ const CONNECTING: Duration = Duration::from_secs(5);
 const MOST_IDLE: usize = 128;
 /// Bytes that are passed on together.
 const MOST_TOGETHER: usize = 16 << 10;
+/// Pieces that leave together: each costs a turn, in which nothing leaves and nobody looks for a kill.
+const PIECES_TOGETHER: usize = 64;
 
 type Sender = SendRequest<Full<Bytes>>;
 
@@ -98,7 +100,7 @@ impl Answer {
             return piece;
         }
         let mut all = BytesMut::new();
-        loop {
+        for _ in 0..PIECES_TOGETHER {
             // The connection hands out one at a time, when it has its turn.
             turn().await;
             match poll_fn(|context| Poll::Ready(pin!(self.next()).poll(context))).await {
