@@ -1,4 +1,5 @@
-//! An answer on its way from a provider to whoever called: every byte as it comes, looked at and held up by nothing.
+//! An answer on its way from a provider to whoever called: as it comes, what is there already together, and held up by nothing but what
+//! hides the host's key in an error.
 
 use std::time::{Duration, Instant};
 
@@ -59,10 +60,15 @@ impl Carried {
         Self { hash: Hashed::new(made.proxied && events), bytes: 0, first: None, meter, tail }
     }
 
-    fn take(&mut self, piece: &Bytes) {
+    /// Something came, and what is there behind it is still to be looked for.
+    fn came(&mut self, piece: &Bytes) {
         if self.first.is_none() && !piece.is_empty() {
             self.first = Some(Instant::now());
         }
+    }
+
+    fn take(&mut self, piece: &Bytes) {
+        self.came(piece);
         self.bytes += piece.len() as u64;
         self.hash.push(piece);
         self.meter.push(piece);
@@ -97,6 +103,7 @@ pub(crate) async fn carry(
             },
             () = &mut silence => return (carried, Some(Cut::Late)),
         };
+        carried.came(&piece);
         let piece = answer.together(piece).await;
         carried.take(&piece);
         for piece in carried.tail.push(piece).into_iter().flatten().filter(|piece| !piece.is_empty()) {

@@ -17,6 +17,8 @@ const HELD: usize = 64;
 #[derive(Debug)]
 pub(crate) struct Mask {
     quotes: HashSet<[u8; QUOTE]>,
+    /// A key that is shorter than a quote, all of it.
+    short: Option<Vec<u8>>,
     end: Vec<u8>,
     /// What was held back, behind as much of what was passed on.
     bytes: Vec<u8>,
@@ -27,7 +29,9 @@ impl Mask {
     pub(crate) fn new(key: &[u8]) -> Self {
         let quotes = key.windows(QUOTE).filter_map(|quote| quote.try_into().ok()).collect();
         let end = key.get(key.len().saturating_sub(QUOTE - 1)..).unwrap_or_default().to_vec();
-        Self { quotes, end, bytes: Vec::new(), passed: 0 }
+        // One of two characters would be found everywhere, and hides nothing.
+        let short = (END..QUOTE).contains(&key.len()).then(|| key.to_vec());
+        Self { quotes, short, end, bytes: Vec::new(), passed: 0 }
     }
 
     /// A text with a star for each character that quotes the key.
@@ -41,6 +45,13 @@ impl Mask {
         for (at, quote) in text.windows(QUOTE).enumerate() {
             if quote.try_into().is_ok_and(|quote: [u8; QUOTE]| self.quotes.contains(&quote)) {
                 hide(at, QUOTE);
+            }
+        }
+        if let Some(key) = &self.short {
+            for (at, quote) in text.windows(key.len()).enumerate() {
+                if quote == key {
+                    hide(at, key.len());
+                }
             }
         }
         for at in 1..text.len() {
@@ -110,5 +121,7 @@ mod tests {
             }
         }
         assert_eq!(Mask::new(b"").whole(b"*** a"), b"*** a");
+        assert_eq!(Mask::new(b"hunter2").whole(b"refused hunter2, hunter"), b"refused *******, hunter");
+        assert_eq!(Mask::new(b"a1").whole(b"a1"), b"a1");
     }
 }

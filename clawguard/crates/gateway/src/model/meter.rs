@@ -124,10 +124,14 @@ fn before_the_receipt(mut answer: Json) -> Option<String> {
             bare || of(&bytes)
         })
     };
-    let texts: [&[&str]; 2] = [&["data"], &["error", "raw"]];
-    let mut texts = texts.iter().filter_map(|path| answer.at(path)?.as_str());
-    let found = texts.any(|text| of(text.as_bytes())) || written(&answer) || answer.get("error").is_some_and(written);
-    found.then_some(stated)
+    // Only where nothing else stands beside it: that would be the clawproxy's own word.
+    let only = |names: &[&str]| {
+        answer.as_object().is_some_and(|members| members.iter().all(|(name, _)| names.contains(&name.as_ref())))
+    };
+    let text = |path: &[&str]| answer.at(path).and_then(Json::as_str).is_some_and(|text| of(text.as_bytes()));
+    let wrapped = (only(&["data"]) && text(&["data"]))
+        || (only(&["error", "status"]) && (text(&["error", "raw"]) || answer.get("error").is_some_and(written)));
+    (wrapped || written(&answer)).then_some(stated)
 }
 
 /// Writes a value with two spaces for each level, as providers do.

@@ -40,7 +40,16 @@ fn at(value: &mut Json, steps: &[Step], action: Action) -> Done {
     };
     match (step, &mut *value) {
         (Step::Member(_), Json::Object(members)) => {
-            members.retain_mut(|(name, value)| !step.leads_to(name) || stays(value, rest));
+            // Messages and parts of one stand for each other: what one calls its content is the other's text, and the other way round.
+            let bare = step.is_content() && !members.iter().any(|(name, _)| step.leads_to(name));
+            members.retain_mut(|(name, value)| {
+                let named = || Step::Member(name.as_ref().into());
+                if step.leads_to(name) || (bare && named().is_text()) {
+                    stays(value, rest)
+                } else {
+                    !(step.is_text() && named().is_content()) || stays(value, steps)
+                }
+            });
         }
         (Step::Member(_), Json::Array(items)) => items.retain_mut(|item| stays(item, steps)),
         (Step::Items, Json::Array(items)) => items.retain_mut(|item| stays(item, rest)),

@@ -48,13 +48,25 @@ impl Step {
         **own == *name || folded(own).eq(folded(name)) || of(own).is_some_and(|words| of(name) == Some(words))
     }
 
+    /// Whether it leads to what a message, or a part of one, carries.
+    #[must_use]
+    pub fn is_content(&self) -> bool {
+        self.leads_to("content")
+    }
+
+    /// Whether it leads to a part's text.
+    #[must_use]
+    pub fn is_text(&self) -> bool {
+        matches!(self, Self::Member(name) if same(name, "text"))
+    }
+
     /// Whether a bare text may stand where this step leads on: providers take one for a list of one part, or of one message.
     #[must_use]
     pub fn is_in_text(&self) -> bool {
         match self {
             Self::Items | Self::Item(0) => true,
             Self::Item(_) => false,
-            Self::Member(name) => same(name, "text") || self.leads_to("content"),
+            Self::Member(_) => self.is_text() || self.is_content(),
         }
     }
 }

@@ -87,6 +87,11 @@ fn a_rule_reaches_what_it_names_by_whatever_spelling_and_in_whatever_form() {
         ("$.messages[0].content", r#"{"input":"SECRET"}"#),
         (text, r#"{"messages":[{"content":"SECRET"},{"content":[{"type":"text","text":"SECRET"}]}]}"#),
         (text, r#"{"input":"SECRET"}"#),
+        (text, r#"{"messages":[{"content":[{"type":"tool_result","content":"SECRET"}]}]}"#),
+        (text, r#"{"messages":[{"content":[{"type":"tool_result","content":[{"type":"text","text":"SECRET"}]}]}]}"#),
+        ("$.system[*].text", r#"{"systemInstruction":{"parts":[{"text":"SECRET"}]}}"#),
+        ("$.systemInstruction.parts[*].text", r#"{"system":[{"type":"text","text":"SECRET"}]}"#),
+        ("$.systemInstruction.parts", r#"{"system":[{"type":"text","text":"SECRET"}]}"#),
         (text, r#"{"contents":[{"parts":[{"text":"SECRET"}]}]}"#),
     ] {
         for action in Action::ALL {
