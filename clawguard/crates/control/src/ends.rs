@@ -100,7 +100,10 @@ impl Writes {
         match self.0.try_clone().and_then(|own| watch_one_way(own, Interest::WRITABLE)) {
             Ok(watched) => watched.writable().await.map(drop),
             // Without a descriptor for that, it is tried again.
-            Err(_) => Ok(tokio::time::sleep(UNWATCHED).await),
+            Err(_) => {
+                tokio::time::sleep(UNWATCHED).await;
+                Ok(())
+            }
         }
     }
 
