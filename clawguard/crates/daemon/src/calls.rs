@@ -486,9 +486,9 @@ mod tests {
     fn what_a_gateway_was_making_when_it_went_is_recorded_as_unknown() {
         let calls = Calls::default();
         let ((one, first), (two, second)) = (calls.opened(), calls.opened());
-        first.sort(vec![Called::Begun(call(2)), Called::Begun(call(1)), Called::Begun(call(3))]).0;
-        first.sort(vec![Called::Ended(ended(3))]).0;
-        second.sort(vec![Called::Begun(call(5))]).0;
+        first.sort(vec![Called::Begun(call(2)), Called::Begun(call(1)), Called::Begun(call(3))]);
+        first.sort(vec![Called::Ended(ended(3))]);
+        second.sort(vec![Called::Begun(call(5))]);
         assert_eq!(statuses(&calls.closed(one)), [(1, Some(UNKNOWN)), (2, Some(UNKNOWN))]);
         assert_eq!(calls.closed(one), []);
         assert_eq!(statuses(&calls.all_closed()), [(5, Some(UNKNOWN))]);
@@ -530,7 +530,7 @@ mod tests {
         let under_way = UnderWay::default();
         let long = |number| Box::new(Call { arguments: Some("x".repeat(LONGEST_ARGUMENTS)), ..*call(number) });
         for number in 0..(MOST_ARGUMENTS / LONGEST_ARGUMENTS + 1) as u64 {
-            under_way.sort(vec![Called::Begun(long(number))]).0;
+            under_way.sort(vec![Called::Begun(long(number))]);
         }
         let kept =
             |number| under_way.sort(vec![Called::Ended(ended(number))]).0[0].call.as_ref().unwrap().arguments.is_some();
