@@ -51,7 +51,8 @@ struct Client {
 
 impl Client {
     fn to(to: SocketAddr) -> anyhow::Result<Self> {
-        let stream = TcpStream::connect(to)?;
+        // Whoever calls while a gateway is being killed is told nothing.
+        let stream = TcpStream::connect_timeout(&to, Duration::from_secs(10))?;
         stream.set_read_timeout(Some(Duration::from_secs(30)))?;
         Ok(Self { to, stream: BufReader::new(stream) })
     }
