@@ -447,7 +447,10 @@ pub(crate) async fn serve(channel: UnixStream, shared: Arc<Shared>) {
         if matches!(ask, Ask::Beginnings) {
             let pipe = match under_way.beginnings() {
                 Ok(pipe) => pipe,
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => break,
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                    tracing::warn!("the gateway asked for a second way for its beginnings");
+                    break;
+                }
                 Err(error) => {
                     tracing::warn!(%error, "calls that begin have no way beside the channel: they come by it");
                     write.write(id, Told::Noted).await;

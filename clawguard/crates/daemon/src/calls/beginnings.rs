@@ -39,14 +39,19 @@ impl Beginnings {
     }
 
     /// What has been written so far: no more than has room there, however fast somebody writes. What is none is passed over;
-    /// answers whether there was no such thing.
+    /// answers whether there was no such thing, and all could be read.
     pub(super) fn read(&mut self, mut begins: impl FnMut(Box<Call>)) -> bool {
         let mut honest = true;
         for _ in 0..AT_ONCE {
             let count = match recv(self.socket.as_raw_fd(), &mut self.room, MsgFlags::MSG_DONTWAIT) {
                 Err(Errno::EINTR) => continue,
                 // Nothing more, or nobody any more.
-                Err(_) | Ok(0) => break,
+                Err(Errno::EAGAIN) | Ok(0) => break,
+                Err(error) => {
+                    tracing::error!(%error, "what a gateway wrote of beginnings cannot be read");
+                    honest = false;
+                    break;
+                }
                 Ok(count) => count,
             };
             match serde_json::from_slice(self.room.get(..count).unwrap_or_default()) {
