@@ -194,6 +194,17 @@ fn a_jobs_bundle_is_valid_by_the_strictest_rules_and_a_changed_one_is_not() {
     assert_eq!(egress["allowed_child_destinations"], json!(["::1", "127.0.0.1", "crm.example", "localhost"]));
     assert_eq!(egress["blocked_attempt_count"], 2, "{egress}");
     assert!(out.join("wpc-1.json").is_file() && out.join("wpc-2.json").is_file());
+    // The page says of it what it is worth by the keys that it is given.
+    let page = |trust: &Path| {
+        let (page, file) = (world.directory.join("page.html"), out.join("bundle-1.json"));
+        let words =
+            ["report", file.to_str().unwrap(), "--trust", trust.to_str().unwrap(), "--out", page.to_str().unwrap()];
+        let run = world.clawguard(&words);
+        (run.status, fs::read_to_string(page).unwrap().contains("by trusted sentinels"))
+    };
+    let nobody = world.directory.join("nobody.json");
+    fs::write(&nobody, "{}").unwrap();
+    assert_eq!((page(&out.join("trust.json")), page(&nobody)), ((0, true), (1, false)));
     // Each part of it matters.
     let whole = fs::read_to_string(out.join("bundle-1.json")).unwrap();
     for (from, to) in [
